@@ -1,0 +1,1 @@
+"""The finished video: encoded while frames are made, stored whole or not at all."""

@@ -1,0 +1,1 @@
+"""Making one slot: models, pipeline and the scheduler that keeps its deadline."""

@@ -1,0 +1,23 @@
+"""The errors of `vortex`, sorted by what their catcher does about them."""
+
+from __future__ import annotations
+
+
+class VortexError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class VortexInitializationError(VortexError):
+    """A model cannot be loaded: the process should say so in one line and exit."""
+
+
+class InvalidRecipeError(VortexError):
+    """The recipe asks for what this worker cannot make; trying again cannot help."""
+
+
+class MemoryPressureError(VortexError):
+    """The hard memory limit is crossed: this slot fails, the worker goes on."""
+
+
+class StageHungError(VortexError):
+    """A stage did not stop within its grace period: the engine must be replaced."""

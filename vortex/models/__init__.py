@@ -1,0 +1,1 @@
+"""The four models behind small classes, one file each."""
