@@ -1,0 +1,230 @@
+"""The events on Kafka: ticks in, exactly one outcome for each out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from schemas.recipe import MAX_SEED, ContractModel, Recipe
+
+SCHEMA_VERSION: Final = 1
+MAX_TICK_BYTES: Final = 256 * 1024
+"""A tick's value over this size is refused unread."""
+
+SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Milliseconds = Annotated[float, Field(ge=0)]
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class SlotTick(ContractModel):
+    """A request for one finished slot before a deadline."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this contract."""
+    slot_id: SlotId
+    """Number of the slot in its channel; the key of the outcome."""
+    channel: Channel = "main"
+    """The programme that the slot belongs to."""
+    deadline: AwareDatetime
+    """The moment after which the slot is worthless, RFC 3339 with an offset."""
+    emitted_at: AwareDatetime | None = None
+    """When the producer emitted the tick, RFC 3339 with an offset."""
+    recipe: Recipe
+    """What to make."""
+
+
+class MissReason(StrEnum):
+    """Why there is no video."""
+
+    EXPIRED = "expired"
+    PREDICTED = "predicted"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    LATE = "late"
+    ENGINE_LOST = "engine-lost"
+
+
+class Stage(StrEnum):
+    """A step on the way from recipe to stored video."""
+
+    AUDIO = "audio"
+    IMAGE = "image"
+    VIDEO = "video"
+    CLIP = "clip"
+    ENCODE = "encode"
+    STORE = "store"
+
+
+class TickSource(ContractModel):
+    """Where the tick was read; identifies it for ever."""
+
+    topic: str
+    """Kafka topic."""
+    partition: int = Field(ge=0)
+    """Kafka partition."""
+    offset: int = Field(ge=0)
+    """Kafka offset."""
+
+
+class Breakdown(ContractModel):
+    """Where the time went, in milliseconds; null is a step that was not reached."""
+
+    queue_ms: Milliseconds | None = None
+    """From arrival to the start of the work."""
+    audio_ms: Milliseconds | None = None
+    """Speech synthesis, retries included."""
+    image_ms: Milliseconds | None = None
+    """Portrait, retries included; runs beside the speech."""
+    video_ms: Milliseconds | None = None
+    """Animation."""
+    clip_ms: Milliseconds | None = None
+    """Self-check."""
+    encode_ms: Milliseconds | None = None
+    """Encoding left over after the last frame; the rest runs beside the animation."""
+    store_ms: Milliseconds | None = None
+    """Making the artifact durable."""
+    total_ms: Milliseconds
+    """From arrival to the decision."""
+
+
+class Verification(ContractModel):
+    """What the self-check found, on the CLIPScore scale 2.5 * max(cosine, 0), at most 1."""
+
+    score_clip_b: Score
+    """Score of the base encoder."""
+    score_clip_l: Score
+    """Score of the large encoder."""
+    ensemble_score: Score
+    """0.4 base + 0.6 large."""
+    self_check_passed: bool
+    """Whether the video shows what was asked."""
+    enforced: bool
+    """Whether a failed self-check would have been a miss; false where the weights are untrained."""
+    outlier_detected: bool
+    """Whether the two encoders disagree by more than 0.15."""
+    embedding: tuple[float, ...] = Field(min_length=512, max_length=512, strict=False)
+    """Unit vector that stands for the video's content."""
+
+
+class Artifact(ContractModel):
+    """The stored video; it was whole and durable before this event was written."""
+
+    uri: str
+    """Where to read it."""
+    media_type: Literal["video/mp4"] = "video/mp4"
+    """H.264 and AAC in MP4."""
+    bytes: int = Field(gt=0)
+    """Size of the file."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Checksum of the file."""
+    duration_s: float = Field(gt=0)
+    """Length in seconds."""
+    width: int = Field(gt=0)
+    """Pixels across."""
+    height: int = Field(gt=0)
+    """Pixels down."""
+    fps: int = Field(gt=0)
+    """Frames per second."""
+
+
+class Quality(ContractModel):
+    """How much work went into the slot."""
+
+    frames_computed: int = Field(ge=0)
+    """Frames that were rendered; the others are held or interpolated."""
+    frames_total: int = Field(ge=0)
+    """Frames in the video."""
+    steps: int = Field(ge=0)
+    """Denoising steps of the portrait."""
+    rung: str
+    """Name of the quality rung; "full" is the best."""
+
+
+class WorkerInfo(ContractModel):
+    """Who decided."""
+
+    id: str
+    """Name of the worker process."""
+    version: str
+    """Version of Vortex."""
+
+
+class _Outcome(ContractModel):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this contract."""
+    slot_id: SlotId
+    """The tick's slot."""
+    channel: Channel
+    """The tick's channel."""
+    source: TickSource
+    """The tick's place in Kafka."""
+    deadline: AwareDatetime
+    """The tick's deadline."""
+    decided_at: AwareDatetime
+    """When the outcome was decided."""
+    slack_ms: float
+    """Deadline minus decision; negative when the deadline had passed."""
+
+
+class SlotComplete(_Outcome):
+    """The slot's video is made, checked and stored, before its deadline."""
+
+    type: Literal["slot-complete"] = "slot-complete"
+    """Tells the two outcomes apart."""
+    breakdown: Breakdown
+    """Where the time went."""
+    verification: Verification
+    """What the self-check found."""
+    artifact: Artifact
+    """The video."""
+    quality: Quality
+    """How much work went into it."""
+    seed: int = Field(ge=0, le=MAX_SEED)
+    """The seed that made it."""
+    models: dict[str, str]
+    """Model name to revision."""
+    worker: WorkerInfo
+    """Who made it."""
+
+
+class DeadlineMissed(_Outcome):
+    """There will be no video for this slot."""
+
+    type: Literal["deadline-missed"] = "deadline-missed"
+    """Tells the two outcomes apart."""
+    reason: MissReason = Field(strict=False)
+    """Why, for programs: expired (past on arrival), predicted (could not have finished), timeout
+    (a stage overran), failed (a stage failed and its retries are spent), rejected (self-check
+    failed and no time for another seed), late (finished after the deadline), engine-lost."""
+    stage: Annotated[Stage, Field(strict=False)] | None
+    """The step that was under way, if any."""
+    detail: str = Field(max_length=1000)
+    """Why, for people."""
+    breakdown: Breakdown
+    """Where the time went until then."""
+    worker: WorkerInfo
+    """Who decided."""
+
+
+Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]
+"""What a reader of the results topic gets."""
+
+_outcome: TypeAdapter[SlotComplete | DeadlineMissed] = TypeAdapter(Outcome)
+
+
+def parse_outcome(value: bytes | str) -> SlotComplete | DeadlineMissed:
+    """Read the JSON value of a record on the results topic.
+
+    Raises:
+        pydantic.ValidationError: the value is not an outcome of version 1.
+    """
+    return _outcome.validate_json(value)
+
+
+def outcome_json(outcome: SlotComplete | DeadlineMissed) -> bytes:
+    """Return the JSON value, UTF-8, of a record on the results topic."""
+    return outcome.model_dump_json().encode()
