@@ -21,3 +21,7 @@ class MemoryPressureError(VortexError):
 
 class StageHungError(VortexError):
     """A stage did not stop within its grace period: the engine must be replaced."""
+
+
+class DeadlineMissError(VortexError, RuntimeError):
+    """The slot cannot be finished before its deadline, so its work was stopped."""

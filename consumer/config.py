@@ -1,0 +1,106 @@
+"""The worker's whole configuration: `vortex.config` and the sections around making a slot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from vortex.config import Section, VortexConfig
+
+TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+class TopicsConfig(Section):
+    """Names of the three topics."""
+
+    ticks: str = Field(pattern=TOPIC)
+    results: str = Field(pattern=TOPIC)
+    dead_letter: str = Field(pattern=TOPIC)
+
+    @model_validator(mode="after")
+    def _all_different(self) -> Self:
+        if len({self.ticks, self.results, self.dead_letter}) < 3:
+            raise ValueError("ticks, results and dead_letter must be three different topics")
+        return self
+
+
+class SecurityConfig(Section):
+    """How to connect to the brokers."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    username: str | None
+    password: SecretStr | None
+    ca_file: Path | None
+
+    @model_validator(mode="after")
+    def _sasl_has_credentials(self) -> Self:
+        if self.protocol.startswith("SASL") and (self.username is None or self.password is None):
+            raise ValueError(f"protocol {self.protocol} needs username and password")
+        return self
+
+
+class KafkaConfig(Section):
+    """Brokers, topics, and the limits that keep a worker in its group."""
+
+    bootstrap_servers: str = Field(pattern=r"^[^\s,]+:[0-9]+(,[^\s,]+:[0-9]+)*$")
+    group_id: str = Field(min_length=1, max_length=249)
+    topics: TopicsConfig
+    security: SecurityConfig
+    request_timeout_s: float = Field(gt=0)
+    session_timeout_s: float = Field(gt=0)
+    rebalance_timeout_s: float = Field(gt=0)
+    transaction_timeout_s: float = Field(gt=0)
+    queue_limit: int = Field(ge=1, le=100_000)
+    # 16,384 offsets are 2 KiB of bitmap, well under the broker's 4 KiB of offset metadata.
+    window: int = Field(ge=1, le=16_384)
+    shutdown_grace_s: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _request_outlasts_rebalance(self) -> Self:
+        if self.request_timeout_s <= self.rebalance_timeout_s:
+            raise ValueError(
+                f"request_timeout_s {self.request_timeout_s} must be above"
+                f" rebalance_timeout_s {self.rebalance_timeout_s}"
+            )
+        return self
+
+
+class ArtifactsConfig(Section):
+    """Where finished videos go, and how they are encoded."""
+
+    url: str = Field(min_length=1)
+    storage_options: dict[str, str]
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"
+    ]
+    crf: int = Field(ge=0, le=51)
+    audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
+
+
+class TelemetryConfig(Section):
+    """Where spans go."""
+
+    exporter: Literal["none", "otlp", "console", "file"]
+    file: Path
+    service_name: str = Field(min_length=1)
+
+
+class LoggingConfig(Section):
+    """What is logged, and how."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    format: Literal["json", "console"]
+
+
+class WorkerConfig(VortexConfig):
+    """Everything that `config.yaml` may hold."""
+
+    foreign_sections: ClassVar[frozenset[str]] = frozenset()
+
+    kafka: KafkaConfig
+    artifacts: ArtifactsConfig
+    telemetry: TelemetryConfig
+    logging: LoggingConfig

@@ -1,0 +1,236 @@
+"""Configuration: packaged defaults, then a file, then environment variables.
+
+All defaults stand in `config.yaml`, which is installed with the package; the classes here give
+types and bounds. Errors come as `ConfigError` with one line a problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+ENV_PREFIX = "VORTEX__"
+
+_SECRET = re.compile(r"password|secret|token|storage_options")
+_UNITS = {"_s": "seconds", "_ms": "milliseconds", "_gb": "GB", "_bytes": "bytes", "_bps": "bits/s"}
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message says which key, and what is allowed."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DeviceConfig(Section):
+    """Where the models run."""
+
+    name: str = Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")
+    cpu_threads: int | None = Field(ge=1, le=256)
+
+
+class VramConfig(Section):
+    """Limits of GPU memory, in GB of 10^9 bytes."""
+
+    soft_limit_gb: float = Field(gt=0)
+    hard_limit_gb: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _soft_below_hard(self) -> Self:
+        if self.soft_limit_gb > self.hard_limit_gb:
+            raise ValueError(
+                f"soft_limit_gb {self.soft_limit_gb} is above hard_limit_gb {self.hard_limit_gb}"
+            )
+        return self
+
+
+class ModelsConfig(Section):
+    """Which weights, and how far their verdict counts."""
+
+    profile: Literal["mini", "production"]
+    directory: Path
+    default_voice: str
+    self_check: Literal["enforce", "report"]
+
+    @property
+    def profile_directory(self) -> Path:
+        """The folder that holds the profile's models."""
+        return self.directory.expanduser() / self.profile
+
+
+class BuffersConfig(Section):
+    """Sizes of what is handed from the renderer to the encoder."""
+
+    video_batch_frames: int = Field(ge=1, le=256)
+    encoder_queue_batches: int = Field(ge=1, le=256)
+
+
+class PipelineConfig(Section):
+    """How the models are used."""
+
+    image_size: int = Field(ge=64, le=1024, multiple_of=16)
+    steps: int = Field(ge=1, le=50)
+    warmup: bool
+    cancel_grace_s: float = Field(gt=0)
+
+
+class TimeoutsConfig(Section):
+    """Seconds for one attempt of a stage."""
+
+    audio_s: float = Field(gt=0)
+    image_s: float = Field(gt=0)
+    video_s: float = Field(gt=0)
+    clip_s: float = Field(gt=0)
+
+
+class RetryConfig(Section):
+    """How often a failed stage is tried again."""
+
+    audio: int = Field(ge=0, le=10)
+    image: int = Field(ge=0, le=10)
+    video: int = Field(ge=0, le=10)
+    clip: int = Field(ge=0, le=10)
+
+
+class OrchestrationConfig(Section):
+    """Deadlines, timeouts and retries."""
+
+    timeouts: TimeoutsConfig
+    retry_policy: RetryConfig
+    deadline_buffer_s: float = Field(ge=0)
+
+
+class VortexConfig(BaseSettings):
+    """The sections that making a slot needs.
+
+    One file serves the whole worker, so the sections that belong to `consumer` are allowed in it
+    and left alone here.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+    )
+    foreign_sections: ClassVar[frozenset[str]] = frozenset(
+        {"kafka", "artifacts", "telemetry", "logging"}
+    )
+
+    device: DeviceConfig
+    vram: VramConfig
+    models: ModelsConfig
+    buffers: BuffersConfig
+    pipeline: PipelineConfig
+    orchestration: OrchestrationConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_foreign_sections(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in data.items() if key not in cls.foreign_sections}
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Return the configuration in force.
+
+        Args:
+            path: a YAML file; its keys win over the packaged defaults. None takes those alone.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value in it or in the environment
+                is wrong.
+        """
+        _check_environment(set(cls.model_fields) | cls.foreign_sections)
+        data = _read(default_config_path())
+        if path is not None:
+            data = _merged(data, _read(path))
+        data = _merged(data, EnvSettingsSource(cls)())
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_describe(error, cls)) from error
+
+
+def default_config_path() -> Path:
+    """Return the packaged `config.yaml`, or the one at the root of a source checkout."""
+    installed = Path(__file__).with_name("config.yaml")
+    return installed if installed.exists() else Path(__file__).parent.parent / "config.yaml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: is not valid YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold sections such as 'kafka:', not {content!r:.40}")
+    for section, keys in content.items():
+        if keys is not None and not isinstance(keys, dict):
+            raise ConfigError(f"{path}: {section}: must hold keys, got {keys!r:.40}")
+    return {str(section): keys or {} for section, keys in content.items()}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both, key by key in nested sections; where both have a value, `above` wins."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, dict) and isinstance(value, dict)
+        merged[key] = _merged(under or {}, value) if both else value
+    return merged
+
+
+def _check_environment(sections: set[str]) -> None:
+    for variable in os.environ:
+        if not variable.upper().startswith(ENV_PREFIX):
+            continue
+        section = variable[len(ENV_PREFIX) :].split("__")[0].lower()
+        if section not in sections:
+            raise ConfigError(
+                f"{variable}: there is no section '{section}'; {_known(section, sections)}"
+            )
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+    return "; ".join(_describe_one(dict(problem), model) for problem in error.errors())
+
+
+def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        return f"{key}: unknown key; {_known(name, _siblings(problem['loc'], model))}"
+    allowed = problem["msg"].removeprefix("Value error, ")
+    unit = next((unit for end, unit in _UNITS.items() if key.endswith(end)), None)
+    in_unit = f" (a plain number, in {unit})" if unit else ""
+    got = problem["input"]
+    unprintable = isinstance(got, dict | BaseModel) or _SECRET.search(key)
+    value = "" if unprintable else f", got {got!r:.60}"
+    return f"{key}: {allowed}{in_unit}{value}"
+
+
+def _siblings(location: tuple[Any, ...], model: type[BaseModel]) -> set[str]:
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return set()
+        model = annotation
+    return set(model.model_fields)
+
+
+def _known(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"

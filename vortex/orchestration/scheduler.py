@@ -1,0 +1,378 @@
+"""Takes one slot through its stages before its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from opentelemetry import trace
+
+from vortex.errors import DeadlineMissError, InvalidRecipeError, StageHungError
+from vortex.orchestration.estimates import StageEstimates, work_units
+from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
+from vortex.slot import SlotContext, slot_seed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import torch
+
+    from vortex.models.clip_ensemble import DualClipResult
+
+T = TypeVar("T")
+
+DEFAULT_SLOT_S = 45.0
+BACKOFF_S = 0.5
+REQUIRED_KEYS = ("timeouts", "retry_policy", "deadline_buffer_s")
+
+# Trying again cannot help after these.
+NOT_RETRIED = (DeadlineMissError, InvalidRecipeError, StageHungError)
+
+logger = logging.getLogger(__name__)
+tracer = trace.get_tracer("vortex.orchestration")
+
+
+class Pipeline(Protocol):
+    """What the scheduler needs of a pipeline.
+
+    A pipeline whose class sets `takes_slot_context = True` gets the slot's `SlotContext` as one
+    more positional argument of every method; any other pipeline gets exactly these.
+    """
+
+    async def _generate_audio(self, recipe: Mapping[str, Any]) -> torch.Tensor:
+        """Return the speech, `[samples]`."""
+
+    async def _generate_actor(self, recipe: Mapping[str, Any]) -> torch.Tensor:
+        """Return the portrait, `[1, 3, H, W]`."""
+
+    async def _generate_video(self, image: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        """Return the frames, `[T, 3, H, W]`."""
+
+    async def _verify_semantic(
+        self, video: torch.Tensor, recipe: Mapping[str, Any]
+    ) -> DualClipResult:
+        """Return the self-check's verdict."""
+
+
+class SlotScheduler:
+    """Runs audio and image beside each other, then video, then the self-check.
+
+    Works with any pipeline that has the four methods of `Pipeline`. Cancelling a method must stop
+    its work: for plain coroutines that is how asyncio behaves, `VortexPipeline` stops its threads.
+
+    A slot is given up as soon as the stages ahead can no longer fit before its deadline. What they
+    need is predicted from how long they took, and until a stage was measured from its timeout.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,  # a Pipeline; private methods make structural typing refuse real ones
+        config: Mapping[str, Any],
+        *,
+        estimates: StageEstimates | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the pipeline and its limits.
+
+        Args:
+            pipeline: has the methods of `Pipeline`.
+            config: `timeouts` (`audio_s`, `image_s`, `video_s`, `clip_s`), `retry_policy`
+                (`audio`, `image`, `video`, `clip`) and `deadline_buffer_s`, all seconds or counts.
+            estimates: shared with whoever else predicts slots; a fresh one by default.
+            clock: monotonic seconds.
+
+        Raises:
+            ValueError: a required key is missing.
+        """
+        missing = [key for key in REQUIRED_KEYS if key not in config]
+        if missing:
+            raise ValueError(f"Config missing required keys: {missing}")
+        self.pipeline = pipeline
+        self.timeouts: Mapping[str, float] = config["timeouts"]
+        self.retry_policy: Mapping[str, int] = config["retry_policy"]
+        self.deadline_buffer_s: float = config["deadline_buffer_s"]
+        self.estimates = StageEstimates() if estimates is None else estimates
+        self._clock = clock
+        self._takes_context = getattr(type(pipeline), "takes_slot_context", False) is True
+        logger.info("SlotScheduler initialized", extra={"buffer_s": self.deadline_buffer_s})
+
+    async def execute(
+        self,
+        recipe: Mapping[str, Any],
+        slot_id: int,
+        deadline: float | None = None,
+        *,
+        slot: SlotContext | None = None,
+    ) -> SlotResult:
+        """Make one slot.
+
+        Args:
+            recipe: mapping with `audio_track`, `visual_track` and optionally `slot_params`,
+                `semantic_constraints` and `seed`.
+            slot_id: the slot's number.
+            deadline: `time.monotonic()` seconds; None is 45 s from now.
+            slot: a context of the caller's own, to follow progress and to take frames as they are
+                made. Its `stage` and `breakdown` are also right after an error.
+
+        Returns:
+            The finished slot. A failed self-check is a result, not an error: see `verification`.
+
+        Raises:
+            DeadlineMissError: the stages ahead cannot end in time; running ones were stopped.
+            asyncio.TimeoutError: a stage went over its limit, and so did its retries.
+            Exception: a stage's own error, after its retries, unchanged.
+        """
+        started = self._clock()
+        if deadline is None:
+            deadline = started + DEFAULT_SLOT_S
+        if slot is None:
+            slot = SlotContext(recipe=recipe, slot_id=slot_id, seed=slot_seed(recipe, slot_id))
+        run = _SlotRun(self, recipe, slot, deadline)
+        fields = {"slot_id": slot_id}
+        logger.info(
+            "Starting slot generation",
+            extra={
+                **fields,
+                "deadline_s": round(deadline - started, 3),
+                "buffer_s": self.deadline_buffer_s,
+            },
+        )
+        run.start_or_miss()
+
+        async with run.phase(before=("video", "clip"), name="audio and image"):
+            audio, image = await _both(run.audio(), run.image())
+        run.checkpoint("Parallel phase complete", "audio_ms", "image_ms")
+
+        async with run.phase(before=("clip",), name="video"):
+            video = await run.video(image, audio)
+        run.checkpoint("Video generation complete", "video_ms")
+
+        async with run.phase(before=(), name="clip"):
+            verification = await run.clip(video)
+        run.checkpoint("CLIP verification complete", "clip_ms")
+
+        ended = self._clock()
+        result = SlotResult(
+            video_frames=video,
+            audio_waveform=audio,
+            clip_embedding=verification.embedding,
+            metadata=SlotMetadata(slot_id, started, ended, deadline),
+            breakdown=GenerationBreakdown(**slot.breakdown, total_ms=(ended - started) * 1000),
+            deadline_met=ended <= deadline,
+            verification=verification,
+        )
+        logger.info(
+            "Slot generation complete",
+            extra={
+                **fields,
+                "total_ms": round(result.breakdown.total_ms, 1),
+                "deadline_met": result.deadline_met,
+            },
+        )
+        return result
+
+    def _check_deadline(
+        self, current_time: float, deadline: float, remaining_work_s: float
+    ) -> bool:
+        """Return whether the remaining work fits before the deadline with the buffer kept back."""
+        return deadline - current_time - self.deadline_buffer_s >= remaining_work_s
+
+    async def _generate_audio_with_timeout(
+        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+    ) -> torch.Tensor:
+        async with asyncio.timeout(self.timeouts["audio_s"]):
+            audio: torch.Tensor = await self.pipeline._generate_audio(recipe, *self._context(slot))
+            return audio
+
+    async def _generate_actor_with_timeout(
+        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+    ) -> torch.Tensor:
+        async with asyncio.timeout(self.timeouts["image_s"]):
+            image: torch.Tensor = await self.pipeline._generate_actor(recipe, *self._context(slot))
+            return image
+
+    async def _generate_video_with_timeout(
+        self, image: torch.Tensor, audio: torch.Tensor, slot: SlotContext | None = None
+    ) -> torch.Tensor:
+        async with asyncio.timeout(self.timeouts["video_s"]):
+            video: torch.Tensor = await self.pipeline._generate_video(
+                image, audio, *self._context(slot)
+            )
+            return video
+
+    async def _verify_semantic_with_timeout(
+        self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
+    ) -> DualClipResult:
+        async with asyncio.timeout(self.timeouts["clip_s"]):
+            verdict: DualClipResult = await self.pipeline._verify_semantic(
+                video, recipe, *self._context(slot)
+            )
+            return verdict
+
+    def _context(self, slot: SlotContext | None) -> tuple[SlotContext, ...]:
+        return (slot,) if self._takes_context and slot is not None else ()
+
+    async def _with_retry(
+        self, make_coroutine: Callable[[], Awaitable[T]], retries: int, stage: str = "stage"
+    ) -> T:
+        """Await a fresh coroutine until one succeeds, at most `1 + retries` times.
+
+        Waits `0.5 * 2**attempt` seconds after a failed attempt. Cancellation is never retried, nor
+        is an error that another attempt cannot mend.
+        """
+        for attempt in range(retries + 1):
+            try:
+                with _span(f"slot.{stage} attempt", {"slot.stage": stage, "slot.attempt": attempt}):
+                    return await make_coroutine()
+            except NOT_RETRIED:
+                raise
+            except Exception as error:
+                if attempt == retries:
+                    raise
+                backoff_s = BACKOFF_S * 2**attempt
+                logger.warning(
+                    "Stage attempt failed",
+                    extra={
+                        "stage": stage,
+                        "attempt": attempt,
+                        "error_type": type(error).__name__,
+                        "backoff_s": backoff_s,
+                    },
+                )
+            await asyncio.sleep(backoff_s)
+        raise AssertionError("retries is never negative")
+
+
+class _SlotRun:
+    """One call of `execute`: its stages, their times and its deadline."""
+
+    def __init__(
+        self,
+        scheduler: SlotScheduler,
+        recipe: Mapping[str, Any],
+        slot: SlotContext,
+        deadline: float,
+    ) -> None:
+        self._scheduler = scheduler
+        self._recipe = recipe
+        self._slot = slot
+        self._deadline = deadline
+        self._units = work_units(recipe)
+
+    async def audio(self) -> torch.Tensor:
+        attempt = self._scheduler._generate_audio_with_timeout
+        return await self._stage("audio", lambda: attempt(self._recipe, self._slot))
+
+    async def image(self) -> torch.Tensor:
+        attempt = self._scheduler._generate_actor_with_timeout
+        return await self._stage("image", lambda: attempt(self._recipe, self._slot))
+
+    async def video(self, image: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        attempt = self._scheduler._generate_video_with_timeout
+        return await self._stage("video", lambda: attempt(image, audio, self._slot))
+
+    async def clip(self, video: torch.Tensor) -> DualClipResult:
+        attempt = self._scheduler._verify_semantic_with_timeout
+        return await self._stage("clip", lambda: attempt(video, self._recipe, self._slot))
+
+    def start_or_miss(self) -> None:
+        """Raise if even the measured stages say that the slot cannot be finished."""
+        needed_s = self._scheduler.estimates.predict_slot(self._recipe) or 0.0
+        now = self._scheduler._clock()
+        if not self._scheduler._check_deadline(now, self._deadline, needed_s):
+            raise self._miss("audio and image", needed_s)
+
+    @asynccontextmanager
+    async def phase(self, *, before: tuple[str, ...], name: str) -> AsyncIterator[None]:
+        """Stop what runs inside at the moment from which the stages after it would come too late.
+
+        Raises:
+            DeadlineMissError: that moment came.
+        """
+        ahead_s = sum(map(self._predicted_s, before))
+        left_s = (
+            self._deadline - self._scheduler._clock() - self._scheduler.deadline_buffer_s - ahead_s
+        )
+        if left_s <= 0:
+            raise self._miss(name, ahead_s)
+        try:
+            async with asyncio.timeout(left_s) as limit:
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise self._miss(name, ahead_s) from error
+            raise
+
+    def checkpoint(self, message: str, *keys: str) -> None:
+        times = {key: round(self._slot.breakdown[key], 1) for key in keys}
+        logger.info(message, extra={"slot_id": self._slot.slot_id, **times})
+        trace.get_current_span().add_event(message, times)
+
+    async def _stage(self, stage: str, make_coroutine: Callable[[], Awaitable[T]]) -> T:
+        self._slot.stage = stage
+        clock = self._scheduler._clock
+        started = clock()
+
+        async def measured_attempt() -> T:
+            attempt_started = clock()
+            result = await make_coroutine()
+            seconds = clock() - attempt_started
+            self._scheduler.estimates.observe(stage, seconds, self._units[stage])
+            return result
+
+        try:
+            with _span(f"slot.{stage}", {"slot.id": self._slot.slot_id, "slot.stage": stage}):
+                return await self._scheduler._with_retry(
+                    measured_attempt, self._scheduler.retry_policy[stage], stage
+                )
+        except Exception:
+            self._slot.stage = stage  # of two stages side by side, the one that failed
+            raise
+        finally:
+            self._slot.breakdown[f"{stage}_ms"] = (clock() - started) * 1000
+
+    def _predicted_s(self, stage: str) -> float:
+        predicted = self._scheduler.estimates.predict(stage, self._units[stage])
+        return float(self._scheduler.timeouts[f"{stage}_s"]) if predicted is None else predicted
+
+    def _miss(self, phase: str, needed_s: float) -> DeadlineMissError:
+        left_s = self._deadline - self._scheduler._clock()
+        return DeadlineMissError(
+            f"Deadline miss predicted in phase '{phase}': {left_s:.3f} s left, of which"
+            f" {self._scheduler.deadline_buffer_s:.3f} s are kept back;"
+            f" {needed_s:.3f} s of work would follow"
+        )
+
+
+@contextmanager
+def _span(name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
+    """Open a span; an error sets its status and type, without the error's text."""
+    with tracer.start_as_current_span(
+        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield
+        except BaseException as error:
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(trace.StatusCode.ERROR)
+            raise
+
+
+async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, T]) -> tuple[T, T]:
+    """Await two coroutines side by side; when one fails, the other is cancelled and awaited.
+
+    Raises:
+        Exception: what the first failing one raised, unchanged; before all else that a stage hung.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as group_error:
+        errors = group_error.exceptions
+        hung = (error for error in errors if isinstance(error, StageHungError))
+        raise next(hung, errors[0]) from None
+    return tasks[0].result(), tasks[1].result()
