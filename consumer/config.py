@@ -58,6 +58,11 @@ class KafkaConfig(Section):
     window: int = Field(ge=1, le=16_384)
     shutdown_grace_s: float = Field(ge=0)
 
+    @property
+    def publish_timeout_s(self) -> float:
+        """Seconds for one transaction: done before the client or the broker would give it up."""
+        return 0.8 * min(self.request_timeout_s, self.transaction_timeout_s)
+
     @model_validator(mode="after")
     def _request_outlasts_rebalance(self) -> Self:
         if self.request_timeout_s <= self.rebalance_timeout_s:

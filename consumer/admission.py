@@ -1,0 +1,51 @@
+"""Whether a slot can still be finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.engine.base import Engine
+from consumer.job import Job
+from schemas import MissReason
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a slot is not started."""
+
+    reason: MissReason
+    detail: str
+
+
+class Admission:
+    """Tells slots that can be made from those that are hopeless, before any work is done."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take the engine, which knows how long slots take."""
+        self._engine = engine
+
+    def on_arrival(self, job: Job) -> Refusal | None:
+        """Return why a tick that just arrived is answered at once, or None."""
+        late_s = job.arrival.monotonic_s - job.deadline_s
+        if late_s >= 0:
+            detail = f"the deadline had passed {late_s:.3f} s before the tick arrived"
+            return Refusal(MissReason.EXPIRED, detail)
+        return self.before_start(job, job.arrival.monotonic_s)
+
+    def before_start(self, job: Job, now_s: float) -> Refusal | None:
+        """Return why the slot can no longer be finished, or None."""
+        left_s = job.deadline_s - now_s
+        needed_s = self._needed_s(job)
+        if left_s > needed_s:
+            return None
+        return Refusal(
+            MissReason.PREDICTED,
+            f"{max(left_s, 0.0):.3f} s are left, and the slot needs {needed_s:.3f} s",
+        )
+
+    def latest_start_s(self, job: Job) -> float:
+        """Return the monotonic second from which on the slot is hopeless."""
+        return job.deadline_s - self._needed_s(job)
+
+    def _needed_s(self, job: Job) -> float:
+        return self._engine.predict_s(job.recipe) or 0.0

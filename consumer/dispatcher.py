@@ -1,0 +1,207 @@
+"""Hands waiting slots to the engine, the earliest deadline first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from opentelemetry import trace
+
+from consumer.admission import Admission, Refusal
+from consumer.engine.base import Engine, EngineLostError, SlotMade, SlotNotMade, SlotRequest
+from consumer.job import Job, TickKey
+from consumer.slot_queue import SlotQueue
+from consumer.telemetry import propagation, semconv
+from schemas import MissReason
+
+# Predictions change while slots wait, so all of them are looked at again at least this often.
+SWEEP_INTERVAL_S = 1.0
+
+Made = SlotMade | SlotNotMade
+Decide = Callable[[Job, Made, float | None], None]
+
+logger = logging.getLogger(__name__)
+tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
+
+
+class Dispatcher:
+    """Owns the queue and the engine: one slot is made at a time, hopeless ones are answered.
+
+    A slot that waits is answered at the very moment from which it could not be finished any more,
+    also while the engine is busy or still starting.
+    """
+
+    def __init__(self, engine: Engine, admission: Admission, decide: Decide) -> None:
+        """Take the engine, not yet started.
+
+        Args:
+            engine: makes the slots.
+            admission: tells hopeless slots.
+            decide: called once for every slot, with what came of it and when its work began.
+        """
+        self.queue = SlotQueue()
+        self._engine = engine
+        self._admission = admission
+        self._decide = decide
+        self._engine_ready = False
+        self._starting: asyncio.Task[None] | None = None
+        self._running: tuple[Job, asyncio.Task[None]] | None = None
+        self._wake = asyncio.Event()
+        self._sweep_at_s = math.inf
+        self._closing_at_s = math.inf
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being made."""
+        return not self.queue and self._running is None
+
+    @property
+    def engine_ready(self) -> bool:
+        """Whether a slot could be started now."""
+        return self._engine_ready
+
+    def submit(self, job: Job) -> None:
+        """Take a slot that has just arrived: answer it at once, or let it wait for the engine."""
+        refusal = self._admission.on_arrival(job)
+        if refusal is None:
+            self.queue.push(job)
+            self._sweep_at_s = min(self._sweep_at_s, self._admission.latest_start_s(job))
+            self._wake.set()
+        else:
+            self._refuse(job, refusal)
+
+    def drop(self, key: TickKey) -> None:
+        """Forget a slot that is no longer ours to decide, and stop its work."""
+        job = self.queue.remove(key)
+        if job is not None:
+            job.span.end()
+        if self._running is not None and self._running[0].key == key:
+            self._running[1].cancel()
+
+    def finish_by(self, moment_s: float) -> None:
+        """Start no more slots that would not be finished by a monotonic second."""
+        self._closing_at_s = moment_s
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled; a slot in the making is then stopped and left undecided.
+
+        Raises:
+            EngineStartError: the engine cannot start.
+        """
+        try:
+            while True:
+                self._wake.clear()
+                self._answer_hopeless()
+                self._start_engine_if_down()
+                self._start_next()
+                await self._until_something_changes()
+        finally:
+            for task in self._work():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await self._engine.stop()
+
+    # --- the queue --------------------------------------------------------------------------
+
+    def _answer_hopeless(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._sweep_at_s:
+            return
+        self._sweep_at_s = now_s + SWEEP_INTERVAL_S if self.queue else math.inf
+        for job in self.queue:
+            refusal = self._admission.before_start(job, now_s)
+            if refusal is None:
+                self._sweep_at_s = min(self._sweep_at_s, self._admission.latest_start_s(job))
+            else:
+                self.queue.remove(job.key)
+                self._refuse(job, refusal)
+
+    def _refuse(self, job: Job, refusal: Refusal) -> None:
+        self._decide(job, SlotNotMade(refusal.reason, None, refusal.detail, {}), None)
+
+    def _start_next(self) -> None:
+        while self._engine_ready and self._running is None and (job := self.queue.pop()):
+            now_s = time.monotonic()
+            refusal = self._admission.before_start(job, now_s)
+            if refusal is not None:
+                self._refuse(job, refusal)
+            elif now_s + (self._engine.predict_s(job.recipe) or 0.0) > self._closing_at_s:
+                job.span.end()  # left undecided, to whoever reads the partition next
+            else:
+                self._running = job, asyncio.create_task(self._make(job))
+
+    async def _until_something_changes(self) -> None:
+        waking = asyncio.create_task(self._wake.wait())
+        left_s = self._sweep_at_s - time.monotonic()
+        try:
+            done, _ = await asyncio.wait(
+                {waking, *self._work()},
+                timeout=None if math.isinf(left_s) else max(0.0, left_s),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            waking.cancel()
+        for task in done - {waking}:
+            if not task.cancelled():
+                task.result()
+        if self._running is not None and self._running[1] in done:
+            self._running = None
+        if self._starting in done:
+            self._starting = None
+
+    def _work(self) -> set[asyncio.Task[None]]:
+        running = None if self._running is None else self._running[1]
+        return {task for task in (self._starting, running) if task is not None}
+
+    # --- the engine -------------------------------------------------------------------------
+
+    def _start_engine_if_down(self) -> None:
+        if not self._engine_ready and self._running is None and self._starting is None:
+            self._starting = asyncio.create_task(self._start_engine())
+
+    async def _start_engine(self) -> None:
+        await self._engine.stop()  # what is left of a lost one
+        await self._engine.start()
+        self._engine_ready = True
+        logger.info("Engine ready")
+
+    async def _make(self, job: Job) -> None:
+        started_s = time.monotonic()
+        tracer.start_span(
+            "slot.queue",
+            context=job.context,
+            start_time=int(job.arrival.wall.timestamp() * 1e9),
+            attributes={semconv.SLOT_ID: job.tick.slot_id},
+        ).end()
+        made: Made
+        try:
+            made = await self._engine.run(_request(job))
+        except EngineLostError as error:
+            self._engine_ready = False
+            if _being_cancelled():
+                raise asyncio.CancelledError from error
+            logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
+            semconv.record_failure(job.span, error)
+            made = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
+        self._decide(job, made, started_s)
+
+
+def _request(job: Job) -> SlotRequest:
+    return SlotRequest(
+        key=job.key,
+        slot_id=job.tick.slot_id,
+        channel=job.tick.channel,
+        recipe=job.recipe,
+        seed=job.seed,
+        deadline_s=job.deadline_s,
+        trace=propagation.inject_carrier(job.context),
+    )
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

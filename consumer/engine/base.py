@@ -1,0 +1,80 @@
+"""The interface between the worker and what makes its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from consumer.job import TickKey
+from schemas import Artifact, MissReason, Quality, Stage, Verification
+
+
+class EngineLostError(Exception):
+    """The engine died or hangs while it made a slot; it must be replaced before the next one."""
+
+
+class EngineStartError(Exception):
+    """The engine cannot start; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class SlotRequest:
+    """One slot to make. Plain data, so that it can go to another process."""
+
+    key: TickKey
+    slot_id: int
+    channel: str
+    recipe: Mapping[str, Any]
+    seed: int
+    deadline_s: float
+    """Monotonic seconds; the clock is the same in all processes of a machine."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Carrier of the trace context under which the work is done."""
+
+
+@dataclass(frozen=True)
+class SlotMade:
+    """The slot's video is stored, whole and durable."""
+
+    artifact: Artifact
+    verification: Verification
+    quality: Quality
+    models: Mapping[str, str]
+    times_ms: Mapping[str, float]
+    """Milliseconds of each step, named as in the event's breakdown."""
+
+
+@dataclass(frozen=True)
+class SlotNotMade:
+    """There is no video, and nothing was left behind."""
+
+    reason: MissReason
+    stage: Stage | None
+    detail: str
+    times_ms: Mapping[str, float]
+    """Milliseconds of the steps that were reached."""
+
+
+class Engine(Protocol):
+    """Makes one slot at a time."""
+
+    async def start(self) -> None:
+        """Load everything; afterwards the first slot is as fast as any.
+
+        Raises:
+            EngineStartError: something is missing or wrong, and trying again will not help.
+        """
+
+    async def run(self, request: SlotRequest) -> SlotMade | SlotNotMade:
+        """Make the slot. A slot that fails is a result; cancelling the call stops the work.
+
+        Raises:
+            EngineLostError: the engine itself failed.
+        """
+
+    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+        """Return the seconds from start to stored video, or None while nothing was measured."""
+
+    async def stop(self) -> None:
+        """Let go of everything; bounded in time."""

@@ -1,0 +1,97 @@
+"""One tick on its way to its outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from schemas import SlotTick
+from vortex.slot import slot_seed
+
+
+class TickKey(NamedTuple):
+    """Where a tick was read; names it for ever."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a tick arrived, on both clocks.
+
+    The wall clock is read once; from then on time is what the monotonic clock says has passed, so
+    that a stepped clock neither misses a slot nor saves one.
+    """
+
+    wall: datetime
+    monotonic_s: float
+
+    @classmethod
+    def now(cls) -> Arrival:
+        """Read both clocks."""
+        return cls(datetime.now(UTC), time.monotonic())
+
+    def to_monotonic_s(self, wall: datetime) -> float:
+        """Return the monotonic second of a wall-clock time."""
+        return self.monotonic_s + (wall - self.wall).total_seconds()
+
+    def to_wall(self, monotonic_s: float) -> datetime:
+        """Return the wall-clock time of a monotonic second."""
+        return self.wall + timedelta(seconds=monotonic_s - self.monotonic_s)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A readable tick that waits for its outcome or is being made."""
+
+    key: TickKey
+    tick: SlotTick
+    recipe: dict[str, Any]
+    """The tick's recipe as plain data, with the seed that is in force."""
+    arrival: Arrival
+    deadline_s: float
+    """Monotonic seconds."""
+    span: Span
+    """The tick's `process` span, open until the outcome is published."""
+    context: Context
+    """Holds `span`; parent of everything done for the tick."""
+
+    @classmethod
+    def of(
+        cls, key: TickKey, tick: SlotTick, arrival: Arrival, span: Span, context: Context
+    ) -> Job:
+        """Make the job of a tick that has just arrived."""
+        recipe = tick.recipe.model_dump(mode="json")
+        recipe["seed"] = slot_seed(recipe, tick.slot_id, tick.channel)
+        deadline_s = arrival.to_monotonic_s(tick.deadline)
+        return cls(key, tick, recipe, arrival, deadline_s, span, context)
+
+    @property
+    def seed(self) -> int:
+        """The seed that is in force."""
+        return int(self.recipe["seed"])
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What is to be written for one tick, together with its offset."""
+
+    key: TickKey
+    topic: str
+    record_key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    span: Span
+    """The tick's `process` span; ends when the decision is published."""
+    context: Context
+    """Holds `span`."""
+    carries_trace: bool = True
+    """Whether the trace context goes into the headers; a dead letter keeps its own."""

@@ -1,0 +1,92 @@
+"""aiokafka's clients, as the configuration says."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from consumer.config import KafkaConfig
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Largest record that is handed to a broker; the topic's own limit is usually lower."""
+
+
+def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
+    """Return a consumer of ticks that commits nothing by itself, not yet started."""
+    return AIOKafkaConsumer(
+        **_connection(config, client_id),
+        group_id=config.group_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        # One assignor, or workers of mixed versions cannot agree on any.
+        partition_assignment_strategy=[RangePartitionAssignor],
+        session_timeout_ms=_ms(config.session_timeout_s),
+        heartbeat_interval_ms=_ms(min(3.0, config.session_timeout_s / 4)),
+        rebalance_timeout_ms=_ms(config.rebalance_timeout_s),
+        metadata_max_age_ms=30_000,
+    )
+
+
+def make_producer(
+    config: KafkaConfig, *, client_id: str, transactional_id: str
+) -> AIOKafkaProducer:
+    """Return a transactional producer, not yet started."""
+    return AIOKafkaProducer(
+        **_connection(config, client_id),
+        transactional_id=transactional_id,
+        transaction_timeout_ms=_ms(config.transaction_timeout_s),
+        acks="all",
+        max_request_size=MAX_RECORD_BYTES,
+    )
+
+
+def make_plain_producer(config: KafkaConfig, *, client_id: str) -> AIOKafkaProducer:
+    """Return an idempotent producer without transactions, for emitting ticks, not yet started."""
+    return AIOKafkaProducer(
+        **_connection(config, client_id),
+        enable_idempotence=True,
+        acks="all",
+        max_request_size=MAX_RECORD_BYTES,
+    )
+
+
+def make_reader(config: KafkaConfig, *topics: str, client_id: str) -> AIOKafkaConsumer:
+    """Return a consumer without a group that sees committed records alone, not yet started."""
+    return AIOKafkaConsumer(
+        *topics,
+        **_connection(config, client_id),
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+    )
+
+
+def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
+    """Return an admin client, not yet started."""
+    return AIOKafkaAdminClient(**_connection(config, client_id))
+
+
+def _connection(config: KafkaConfig, client_id: str) -> dict[str, Any]:
+    security = config.security
+    encrypted = security.protocol in ("SSL", "SASL_SSL")
+    ca_file = str(security.ca_file) if security.ca_file else None
+    return {
+        "bootstrap_servers": config.bootstrap_servers,
+        "client_id": client_id,
+        "request_timeout_ms": _ms(config.request_timeout_s),
+        "security_protocol": security.protocol,
+        "ssl_context": ssl.create_default_context(cafile=ca_file) if encrypted else None,
+        "sasl_mechanism": security.sasl_mechanism,
+        "sasl_plain_username": security.username,
+        "sasl_plain_password": (
+            security.password.get_secret_value() if security.password else None
+        ),
+    }
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,54 @@
+"""The finished ticks above the committed offset, as text for the offset's metadata.
+
+Slots finish in the order of their deadlines, not of their offsets. What is finished above the
+lowest unfinished offset is kept beside the committed offset, so that whoever owns the partition
+next does not make it again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection
+
+_PREFIX = "vortex-done-1:"
+
+
+class DoneMapError(ValueError):
+    """The metadata was written by a version of this worker that this one does not understand."""
+
+
+def encode_done(committed: int, done: Collection[int]) -> str:
+    """Return the text for a set of finished offsets, all above `committed`.
+
+    Bit `i` of the little-endian bitmap stands for offset `committed + 1 + i`; the offset
+    `committed` itself is unfinished by definition. Four characters hold 24 offsets.
+    """
+    bitmap = 0
+    for offset in done:
+        bitmap |= 1 << (offset - committed - 1)
+    if not bitmap:
+        return ""
+    packed = bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")
+    return _PREFIX + base64.b64encode(packed).decode("ascii")
+
+
+def decode_done(committed: int, metadata: str) -> set[int]:
+    """Return the finished offsets that `encode_done` wrote.
+
+    Metadata that is not ours (someone moved the offset by hand) means that none is known.
+
+    Raises:
+        DoneMapError: it is ours, but of another version or damaged; to go on would make slots
+            twice.
+    """
+    if not metadata.startswith("vortex-done-"):
+        return set()
+    if not metadata.startswith(_PREFIX):
+        raise DoneMapError(f"offset metadata {metadata!r:.80} is of another version")
+    try:
+        packed = base64.b64decode(metadata.removeprefix(_PREFIX), validate=True)
+    except binascii.Error as error:
+        raise DoneMapError(f"offset metadata {metadata!r:.80} cannot be read: {error}") from error
+    bitmap = int.from_bytes(packed, "little")
+    return {committed + 1 + bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1}

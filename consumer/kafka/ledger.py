@@ -1,0 +1,77 @@
+"""Which offsets of one partition are read, at work and finished. Pure bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from consumer.kafka.done_map import encode_done
+
+
+@dataclass(frozen=True)
+class CommitPoint:
+    """An offset to commit, with what is finished above it."""
+
+    offset: int
+    """The lowest offset that is not finished; all below are."""
+    done: frozenset[int]
+    """Finished offsets above it."""
+
+    @property
+    def metadata(self) -> str:
+        """The text that is committed beside the offset."""
+        return encode_done(self.offset, self.done)
+
+
+class PartitionLedger:
+    """Follows a partition from the committed offset on.
+
+    Offsets are `admit`ted in the order in which they are read and finish in any order. Offsets that
+    Kafka leaves out (transaction markers, compacted records) count as finished once a later one
+    was read.
+    """
+
+    def __init__(self, committed: CommitPoint) -> None:
+        """Start where the partition's committed offset stands."""
+        self._base = committed.offset
+        self._position = committed.offset
+        self._unfinished: set[int] = set()
+        self._done = set(committed.done)
+
+    @property
+    def span(self) -> int:
+        """How far reading is ahead of the lowest unfinished offset."""
+        return self._position - self._lowest_unfinished(self._unfinished)
+
+    def is_past(self, offset: int) -> bool:
+        """Whether the offset's outcome was published, as far as is known."""
+        return offset < self._base or offset in self._done
+
+    def adopt(self, offset: int) -> None:
+        """Count an offset as at work that was read before the partition was assigned anew."""
+        self._unfinished.add(offset)
+
+    def admit(self, offset: int) -> bool:
+        """Take note that an offset was read; return whether it is new work."""
+        self._position = max(self._position, offset + 1)
+        if self.is_past(offset) or offset in self._unfinished:
+            return False
+        self._unfinished.add(offset)
+        return True
+
+    def commit_point(self, finishing: Iterable[int]) -> CommitPoint:
+        """Return what to commit if these offsets are finished by the same transaction."""
+        finishing = set(finishing)
+        lowest = self._lowest_unfinished(self._unfinished - finishing)
+        done = self._done | finishing
+        return CommitPoint(lowest, frozenset(offset for offset in done if offset > lowest))
+
+    def committed(self, point: CommitPoint, finished: Iterable[int]) -> None:
+        """Take note that the transaction went through."""
+        self._unfinished.difference_update(finished)
+        self._base = point.offset
+        self._done = set(point.done)
+
+    def _lowest_unfinished(self, unfinished: Collection[int]) -> int:
+        # Adopted offsets may lie above the position: what is between is yet to be read again.
+        return min(min(unfinished, default=self._position), self._position)

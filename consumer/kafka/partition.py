@@ -1,0 +1,270 @@
+"""One assigned input partition: its ticks at work, and the task that publishes their outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+
+from consumer.config import KafkaConfig
+from consumer.job import Decision, TickKey
+from consumer.kafka.ledger import CommitPoint, PartitionLedger
+from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
+from consumer.telemetry import propagation, semconv
+
+MAX_BATCH = 500
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+
+logger = logging.getLogger(__name__)
+tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
+
+
+class Partition:
+    """Owns the only way by which outcomes of one input partition reach Kafka.
+
+    One task runs through two states for ever. *Claiming*: start the producer, which shuts out any
+    other owner, read what is committed, drop what others have published, seek there. *Publishing*:
+    write decisions and offsets, as many as there are in one transaction. Any error, and any new
+    assignment, leads back to claiming. Ticks at work survive that: they are adopted, not run again.
+
+    A decision stays until its transaction is known to have gone through, or until the committed
+    state shows that it had. It is never replaced by another decision.
+    """
+
+    def __init__(
+        self,
+        partition: TopicPartition,
+        config: KafkaConfig,
+        consumer: AIOKafkaConsumer,
+        publisher: TransactionalPublisher,
+        *,
+        client_id: str,
+        on_ready: Callable[[], None],
+        on_past: Callable[[TickKey], None],
+    ) -> None:
+        """Take the partition's means; `run` does the work.
+
+        Args:
+            partition: topic and number.
+            config: group and time limits.
+            consumer: reads the ticks; is told here where to go on.
+            publisher: this partition's own, not yet started.
+            client_id: names the worker in spans.
+            on_ready: called whenever ticks may be read again.
+            on_past: called with every tick at work that turned out to be published already.
+        """
+        self.partition = partition
+        self._config = config
+        self._consumer = consumer
+        self._publisher = publisher
+        self._client_id = client_id
+        self._on_ready = on_ready
+        self._on_past = on_past
+        self._ledger = PartitionLedger(CommitPoint(0, frozenset()))
+        self._reading = False
+        self._at_work: set[int] = set()
+        self._decided: dict[int, Decision] = {}
+        self._assigned = asyncio.Event()
+        self._assignment = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def wants_ticks(self) -> bool:
+        """Whether reading may go on: the partition is claimed, and the window has room."""
+        return self._reading and self._ledger.span < self._config.window
+
+    @property
+    def has_decisions(self) -> bool:
+        """Whether decided outcomes wait to be published."""
+        return bool(self._decided)
+
+    def at_work(self) -> list[int]:
+        """Return the offsets of the ticks that are not decided yet."""
+        return sorted(self._at_work)
+
+    def revoked(self) -> None:
+        """Take note that a rebalance has begun. Publishing goes on: the fence makes it safe."""
+        self._assigned.clear()
+        self._reading = False
+
+    def assigned(self) -> None:
+        """Take note that the partition is ours, anew or still; it is claimed again either way."""
+        self._assignment += 1
+        self._assigned.set()
+        self._reading = False
+        self._changed.set()
+
+    def admit(self, offset: int) -> bool:
+        """Take note of a tick that was read; return whether it is new work.
+
+        Ticks that were fetched before the partition was claimed are no work: they are read again.
+        """
+        if not self._reading or not self._ledger.admit(offset):
+            return False
+        self._at_work.add(offset)
+        return True
+
+    def decide(self, decision: Decision) -> None:
+        """Have the decision published; ignored if the tick is no longer ours to decide."""
+        offset = decision.key.offset
+        if offset in self._at_work:
+            self._at_work.remove(offset)
+            self._decided[offset] = decision
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Claim and publish until cancelled."""
+        try:
+            while True:
+                assignment = await self._claim()
+                await self._publish_while(assignment)
+        finally:
+            self._reading = False
+            await self._publisher.stop()
+
+    # --- claiming ---------------------------------------------------------------------------
+
+    async def _claim(self) -> int:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            await self._assigned.wait()
+            assignment = self._assignment
+            try:
+                point = await self._publisher.start(self._config.request_timeout_s)
+                if point is None:
+                    point = await self._beginning()
+            except (TimeoutError, KafkaError, OSError) as error:
+                logger.warning(
+                    "Partition not claimed yet",
+                    extra={**self._fields, "reason": repr(error), "backoff_s": backoff_s},
+                )
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                continue
+            if self._assigned.is_set() and assignment == self._assignment:
+                self._start_from(point)
+                return assignment
+
+    async def _beginning(self) -> CommitPoint:
+        async with asyncio.timeout(self._config.request_timeout_s):
+            offsets = await self._consumer.beginning_offsets([self.partition])
+        return CommitPoint(offsets[self.partition], frozenset())
+
+    def _start_from(self, point: CommitPoint) -> None:
+        self._ledger = PartitionLedger(point)
+        for offset in sorted(self._at_work | self._decided.keys()):
+            if self._ledger.is_past(offset):
+                self._forget(offset)
+            else:
+                self._ledger.adopt(offset)
+        # No await between here and the next poll: what was fetched before is not admitted.
+        self._consumer.seek(self.partition, point.offset)
+        self._reading = True
+        self._changed.set()
+        logger.info(
+            "Partition claimed",
+            extra={
+                **self._fields,
+                "committed": point.offset,
+                "done_above": len(point.done),
+                "adopted": len(self._at_work) + len(self._decided),
+            },
+        )
+        self._on_ready()
+
+    def _forget(self, offset: int) -> None:
+        decision = self._decided.pop(offset, None)
+        if decision is not None:
+            decision.span.end()
+        self._at_work.discard(offset)
+        self._on_past(TickKey(self.partition.topic, self.partition.partition, offset))
+
+    # --- publishing -------------------------------------------------------------------------
+
+    async def _publish_while(self, assignment: int) -> None:
+        while assignment == self._assignment:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._decided and assignment == self._assignment:
+                batch = dict(islice(self._decided.items(), MAX_BATCH))
+                try:
+                    await self._publish(batch)
+                except Exception as error:  # noqa: BLE001 - any error leaves the commit in doubt
+                    await self._leave_producer(error)
+                    return
+
+    async def _publish(self, batch: dict[int, Decision]) -> None:
+        point = self._ledger.commit_point(batch)
+        with self._send_spans(batch) as records:
+            await self._publisher.publish(records, point, self._config.publish_timeout_s)
+        self._ledger.committed(point, batch)
+        for offset in batch:
+            self._decided.pop(offset).span.end()
+        self._on_ready()
+
+    @contextmanager
+    def _send_spans(self, batch: dict[int, Decision]) -> Iterator[list[OutgoingRecord]]:
+        """Open a span for each decision, and yield the records that carry its trace context."""
+        spans: list[Span] = []
+        records = []
+        for decision in batch.values():
+            span = tracer.start_span(
+                f"send {decision.topic}",
+                context=decision.context,
+                kind=SpanKind.PRODUCER,
+                attributes=semconv.send_attributes(
+                    topic=decision.topic,
+                    client_id=self._client_id,
+                    body_size_bytes=len(decision.value or b""),
+                    key=decision.record_key,
+                ),
+            )
+            spans.append(span)
+            headers = list(decision.headers)
+            if decision.carries_trace:
+                propagation.inject(headers, trace.set_span_in_context(span, decision.context))
+            records.append(
+                OutgoingRecord(decision.topic, decision.record_key, decision.value, headers)
+            )
+        try:
+            yield records
+        except BaseException as error:
+            for span in spans:
+                semconv.record_failure(span, error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+
+    async def _leave_producer(self, error: Exception) -> None:
+        """Stop using the producer after an error, before the partition is claimed again."""
+        self._reading = False
+        logger.warning(
+            "Transaction failed or in doubt; looking at what is committed",
+            extra={**self._fields, "reason": repr(error), "decisions": len(self._decided)},
+        )
+        await self._publisher.stop()
+        if isinstance(error, ProducerFenced | InvalidProducerEpoch):
+            # Most likely another worker owns the partition and the group's word is on its way
+            # here. Claiming at once would shut out the rightful owner.
+            assignment = self._assignment
+            deadline = self._config.session_timeout_s
+            try:
+                async with asyncio.timeout(deadline):
+                    while assignment == self._assignment:
+                        self._changed.clear()
+                        await self._changed.wait()
+            except TimeoutError:
+                logger.warning("Still assigned after being fenced", extra=self._fields)
+
+    @property
+    def _fields(self) -> dict[str, str | int]:
+        return {"topic": self.partition.topic, "partition": self.partition.partition}

@@ -1,0 +1,109 @@
+"""From what happened to a tick to the event that says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.engine.base import SlotMade, SlotNotMade
+from consumer.job import Decision, Job
+from consumer.telemetry import semconv
+from schemas import (
+    Breakdown,
+    DeadlineMissed,
+    MissReason,
+    SlotComplete,
+    TickSource,
+    WorkerInfo,
+    outcome_json,
+)
+
+MAX_DETAIL_CHARS = 1000
+
+
+@dataclass(frozen=True)
+class OutcomeWriter:
+    """Writes the outcomes of one worker."""
+
+    topic: str
+    group_id: str
+    worker: WorkerInfo
+
+    def decide(self, job: Job, made: SlotMade | SlotNotMade, started_s: float | None) -> Decision:
+        """Decide the tick's outcome now, and return what is to be published.
+
+        A slot that was made too late is a miss, whatever was made.
+
+        Args:
+            job: the tick.
+            made: what came of it.
+            started_s: monotonic second at which its work began; None if it never did.
+        """
+        decided_s = time.monotonic()
+        if isinstance(made, SlotMade) and decided_s >= job.deadline_s:
+            detail = f"finished {decided_s - job.deadline_s:.3f} s after the deadline"
+            made = SlotNotMade(MissReason.LATE, None, detail, made.times_ms)
+        common = self._common(job, made.times_ms, started_s, decided_s)
+        event: SlotComplete | DeadlineMissed
+        if isinstance(made, SlotMade):
+            event = SlotComplete(
+                **common,
+                verification=made.verification,
+                artifact=made.artifact,
+                quality=made.quality,
+                seed=job.seed,
+                models=dict(made.models),
+            )
+        else:
+            detail = made.detail[:MAX_DETAIL_CHARS]
+            event = DeadlineMissed(**common, reason=made.reason, stage=made.stage, detail=detail)
+            job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
+        job.span.set_attribute(semconv.SLOT_OUTCOME, event.type)
+        job.span.set_attribute(semconv.SLOT_DEADLINE_SLACK_MS, event.slack_ms)
+        return Decision(
+            key=job.key,
+            topic=self.topic,
+            record_key=str(event.slot_id).encode(),
+            value=outcome_json(event),
+            headers=self._cloud_event_headers(event),
+            span=job.span,
+            context=job.context,
+        )
+
+    def _common(
+        self, job: Job, times_ms: Mapping[str, float], started_s: float | None, decided_s: float
+    ) -> dict[str, Any]:
+        arrived_s = job.arrival.monotonic_s
+        queued_until_s = decided_s if started_s is None else started_s
+        return {
+            "slot_id": job.tick.slot_id,
+            "channel": job.tick.channel,
+            "source": TickSource(
+                topic=job.key.topic, partition=job.key.partition, offset=job.key.offset
+            ),
+            "deadline": job.tick.deadline,
+            "decided_at": job.arrival.to_wall(decided_s),
+            "slack_ms": round((job.deadline_s - decided_s) * 1000, 3),
+            "breakdown": Breakdown(
+                queue_ms=round((queued_until_s - arrived_s) * 1000, 3),
+                total_ms=round((decided_s - arrived_s) * 1000, 3),
+                **{name: round(ms, 3) for name, ms in times_ms.items()},
+            ),
+            "worker": self.worker,
+        }
+
+    def _cloud_event_headers(self, event: SlotComplete | DeadlineMissed) -> list[tuple[str, bytes]]:
+        source = event.source
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": f"{source.topic}-{source.partition}-{source.offset}",
+            "ce_source": f"/vortex/{self.group_id}",
+            "ce_type": f"vortex.{event.type}.v{event.schema_version}",
+            "ce_time": event.decided_at.isoformat(),
+            "ce_subject": f"{event.channel}/{event.slot_id}",
+            "ce_dataschema": f"urn:vortex:schema:{event.type}:v{event.schema_version}",
+            "content-type": "application/json",
+        }
+        return [(name, value.encode()) for name, value in headers.items()]

@@ -1,0 +1,47 @@
+"""One clear line about what is wrong with an event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+MAX_CHARS = 500
+MAX_VALUE_CHARS = 60
+
+# Free text of the producer's: it belongs in no log, and in no header.
+_FREE_TEXT = frozenset(
+    {"script", "prompt", "negative_prompt", "banned_concepts", "required_concepts"}
+)
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Return field, limit and value of every problem, at most 500 characters in all.
+
+    Values are quoted only where they are short and no free text. An unknown version comes alone,
+    since the other problems follow from it.
+    """
+    # `hide_input_in_errors` hides inputs in the error's own text; here they are chosen one by one.
+    problems = error.errors(include_url=False, include_context=False)
+    for problem in problems:
+        if problem["loc"] == ("schema_version",) and problem["type"] == "literal_error":
+            version = _quotable(problem["loc"], problem["input"]) or "of the tick"
+            return f"schema_version {version} is not known; this worker reads 1"
+    return "; ".join(_describe(dict(problem)) for problem in problems)[:MAX_CHARS]
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    field = ".".join(map(str, problem["loc"])) or "the value"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = _quotable(problem["loc"], problem["input"])
+    got = f", got {value}" if value is not None and problem["type"] != "missing" else ""
+    return f"{field}: {message}{got}"
+
+
+def _quotable(location: tuple[int | str, ...], value: Any) -> str | None:
+    if not location or _FREE_TEXT.intersection(location):
+        return None
+    if not isinstance(value, str | int | float | bool | None):
+        return None
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else None
