@@ -1,0 +1,299 @@
+"""H.264 and AAC in MP4, encoded in a thread of its own while the frames are still being made."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.video.reformatter import ColorRange, Colorspace
+
+from consumer.artifacts.errors import ArtifactError
+
+AUDIO_RATE_HZ = 48_000
+_HASH_CHUNK_BYTES = 1024 * 1024
+_PUT_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class EncodedMedia:
+    """A finished file on the local disk."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    duration_s: float
+    width: int
+    height: int
+    fps: int
+
+
+class SlotEncoder:
+    """Takes frames in batches and writes the MP4; a `MediaSink` for the pipeline.
+
+    A bounded queue lies between the renderer's thread and the encoder's: rendering waits only if
+    the encoder is that far behind. Same frames and samples, same bytes: x264 runs with a fixed
+    number of threads, and nothing of time or machine goes into the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        preset: str = "veryfast",
+        crf: int = 20,
+        audio_bitrate_bps: int = 128_000,
+        queue_batches: int = 4,
+    ) -> None:
+        """Take the file's path; nothing is written before `begin`.
+
+        Args:
+            path: on the local disk; an existing file is replaced.
+            preset: x264's.
+            crf: x264's constant rate factor, 0 to 51.
+            audio_bitrate_bps: of the AAC track.
+            queue_batches: batches that may wait before `write` blocks.
+        """
+        self._path = path
+        self._preset = preset
+        self._crf = crf
+        self._audio_bitrate_bps = audio_bitrate_bps
+        self._queue_batches = queue_batches
+        self._attempt: _Attempt | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was written to it."""
+        return self._attempt is not None
+
+    def begin(
+        self, *, waveform: np.ndarray, sample_rate_hz: int, fps: int, width: int, height: int
+    ) -> None:
+        """Start over; see `MediaSink`.
+
+        Raises:
+            ArtifactError: width or height is odd, which H.264 in 4:2:0 cannot hold.
+        """
+        self.abort()
+        if width % 2 or height % 2:
+            raise ArtifactError(f"width and height must be even, got {width}x{height}")
+        self._attempt = _Attempt(
+            self._path,
+            np.array(waveform, dtype=np.float32),
+            sample_rate_hz,
+            fps,
+            (width, height),
+            x264={"preset": self._preset, "crf": str(self._crf)},
+            audio_bitrate_bps=self._audio_bitrate_bps,
+            queue_batches=self._queue_batches,
+        )
+
+    def write(self, frames: np.ndarray) -> None:
+        """Hand frames `[n, H, W, 3]` uint8 to the encoder; blocks while its queue is full.
+
+        Raises:
+            ArtifactError: an earlier frame could not be encoded.
+        """
+        if self._attempt is None:
+            raise ArtifactError("frames came before the encoder was begun")
+        self._attempt.put(np.array(frames, dtype=np.uint8))
+
+    def finish(self, timeout_s: float) -> EncodedMedia:
+        """Wait for the last frame to be written, and return the finished file.
+
+        Raises:
+            ArtifactError: encoding failed, or took longer.
+        """
+        if self._attempt is None:
+            raise ArtifactError("there is nothing to finish: no frames were written")
+        return self._attempt.finish(timeout_s)
+
+    def abort(self) -> None:
+        """Stop, and remove what was written; does no harm at any time."""
+        if self._attempt is not None:
+            self._attempt.abort()
+            self._attempt = None
+
+
+class _Attempt:
+    """One run of the encoder's thread over one file."""
+
+    def __init__(
+        self,
+        path: Path,
+        waveform: np.ndarray,
+        sample_rate_hz: int,
+        fps: int,
+        size: tuple[int, int],
+        *,
+        x264: dict[str, str],
+        audio_bitrate_bps: int,
+        queue_batches: int,
+    ) -> None:
+        self._path = path
+        self._waveform = waveform
+        self._sample_rate_hz = sample_rate_hz
+        self._fps = fps
+        self._size = size
+        self._x264 = x264
+        self._audio_bitrate_bps = audio_bitrate_bps
+        self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
+        self._aborted = threading.Event()
+        self._error: BaseException | None = None
+        self._frames = 0
+        self._thread = threading.Thread(target=self._run, name="vortex-encoder", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: np.ndarray | None) -> None:
+        while self._thread.is_alive():
+            try:
+                self._batches.put(batch, timeout=_PUT_POLL_S)
+            except queue.Full:
+                continue
+            return
+        self._raise_error()
+        raise ArtifactError("the encoder has stopped")
+
+    def finish(self, timeout_s: float) -> EncodedMedia:
+        if self._thread.is_alive():
+            self.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise ArtifactError(f"encoding did not finish within {timeout_s:.1f} s")
+        self._raise_error()
+        width, height = self._size
+        return EncodedMedia(
+            path=self._path,
+            bytes=self._path.stat().st_size,
+            sha256=sha256_of(self._path),
+            duration_s=self._frames / self._fps,
+            width=width,
+            height=height,
+            fps=self._fps,
+        )
+
+    def abort(self) -> None:
+        self._aborted.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise ArtifactError(f"encoding failed: {self._error}") from self._error
+
+    def _run(self) -> None:
+        try:
+            self._encode()
+        except Exception as error:  # noqa: BLE001 - it is raised where frames are written
+            self._error = error
+
+    def _encode(self) -> None:
+        # faststart moves the index before the data when the file is closed.
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        with av.open(str(self._path), "w", format="mp4", container_options=options) as container:
+            video = self._video_stream(container)
+            audio = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono")
+            audio.bit_rate = self._audio_bitrate_bps
+            audio.options = {"flags": "+bitexact"}
+            track = _AudioTrack(container, audio, self._waveform, self._sample_rate_hz)
+            while (batch := self._next_batch()) is not None:
+                for pixels in batch:
+                    self._write_frame(container, video, pixels)
+                # Interleaved as it will be played, so that neither track has to be held back.
+                track.write_until(self._frames / self._fps)
+            for packet in video.encode():
+                container.mux(packet)
+            track.finish(self._frames / self._fps)
+
+    def _video_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
+        video: av.VideoStream = container.add_stream("libx264", rate=self._fps)
+        video.width, video.height = self._size
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = Fraction(1, self._fps)
+        video.options = {**self._x264, "threads": "1", "flags": "+bitexact"}
+        context = video.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = Colorspace.ITU709
+        context.color_range = ColorRange.MPEG
+        return video
+
+    def _write_frame(
+        self, container: av.container.OutputContainer, video: av.VideoStream, pixels: np.ndarray
+    ) -> None:
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+        )
+        frame.pts = self._frames
+        frame.time_base = Fraction(1, self._fps)
+        self._frames += 1
+        for packet in video.encode(frame):
+            container.mux(packet)
+
+    def _next_batch(self) -> np.ndarray | None:
+        while True:
+            try:
+                return self._batches.get(timeout=_PUT_POLL_S)
+            except queue.Empty:
+                if self._aborted.is_set():
+                    raise ArtifactError("aborted") from None
+
+
+class _AudioTrack:
+    """Feeds the waveform to the AAC encoder, as far as the video has come."""
+
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        stream: av.AudioStream,
+        waveform: np.ndarray,
+        sample_rate_hz: int,
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._waveform = np.clip(waveform, -1.0, 1.0)
+        self._rate_hz = sample_rate_hz
+        self._resampler = AudioResampler(format="fltp", layout="mono", rate=AUDIO_RATE_HZ)
+        self._written = 0
+
+    def write_until(self, end_s: float) -> None:
+        """Encode up to a moment; beyond the waveform's end there is silence."""
+        end = round(end_s * self._rate_hz)
+        if end <= self._written:
+            return
+        samples = self._waveform[self._written : end]
+        samples = np.pad(samples, (0, end - self._written - len(samples)))
+        frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
+        frame.sample_rate = self._rate_hz
+        frame.pts = self._written
+        frame.time_base = Fraction(1, self._rate_hz)
+        self._written = end
+        self._encode(frame)
+
+    def finish(self, end_s: float) -> None:
+        """Encode up to the video's end, and flush."""
+        self.write_until(end_s)
+        self._encode(None)
+        for packet in self._stream.encode(None):
+            self._container.mux(packet)
+
+    def _encode(self, frame: av.AudioFrame | None) -> None:
+        for resampled in self._resampler.resample(frame):
+            for packet in self._stream.encode(resampled):
+                self._container.mux(packet)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""Where finished videos are kept: a directory, or anything that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from consumer.artifacts.encoder import EncodedMedia, sha256_of
+from consumer.artifacts.errors import ArtifactStoreError
+
+T = TypeVar("T")
+
+TEMPORARY_SUFFIX = ".part.mp4"
+ABANDONED_AFTER_S = 3600.0
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """A video that is durable and whole."""
+
+    uri: str
+    bytes: int
+    sha256: str
+
+
+class ArtifactStore:
+    """Stores each slot's video as `{channel}/{slot_id}.mp4`, whole or not at all.
+
+    A video gets its final name by a rename at the very end. On a local disk that is atomic, and
+    the file is flushed to the disk before it. On object stores fsspec copies and deletes; there an
+    object appears whole anyway. A slot that is made again replaces its video. All methods block.
+    """
+
+    def __init__(self, url: str, storage_options: dict[str, str] | None = None) -> None:
+        """Take the place; nothing is touched yet.
+
+        Args:
+            url: a directory or an fsspec URL such as `s3://bucket/slots`.
+            storage_options: passed to fsspec.
+
+        Raises:
+            ArtifactStoreError: the protocol is unknown, or the package for it is missing.
+        """
+        self._url = url
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+        except (ValueError, ImportError) as error:
+            raise ArtifactStoreError(f"artifacts.url {url}: {error}") from error
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def scratch_path(self, channel: str, slot_id: int) -> Path:
+        """Return an unused path on the local disk to encode to.
+
+        For a local store it lies beside the final name, so that storing is a rename.
+
+        Raises:
+            ArtifactStoreError: its directory cannot be made.
+        """
+        if not self._local:
+            return Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        final = Path(self._final(channel, slot_id))
+        self._attempt(lambda: final.parent.mkdir(parents=True, exist_ok=True))
+        return final.with_name(f".{slot_id}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+    def put(self, media: EncodedMedia, channel: str, slot_id: int) -> StoredArtifact:
+        """Move a finished video to its final name; returns when it is durable.
+
+        Raises:
+            ArtifactStoreError: it could not be stored; an older video of the slot stays as it was.
+        """
+        final = self._final(channel, slot_id)
+        if self._local:
+            self._attempt(lambda: _rename_durably(media.path, Path(final)))
+        else:
+            self._attempt(lambda: self._upload(media, final))
+            media.path.unlink(missing_ok=True)
+        return StoredArtifact(self._fs.unstrip_protocol(final), media.bytes, media.sha256)
+
+    def is_whole(self, uri: str, sha256: str) -> bool:
+        """Return whether the video at `uri` is there and has this checksum."""
+        path = self._fs._strip_protocol(uri)
+        if not self._fs.exists(path):
+            return False
+        if self._local:
+            return sha256_of(Path(path)) == sha256
+        with tempfile.NamedTemporaryFile() as copy:
+            self._fs.get_file(path, copy.name)
+            return sha256_of(Path(copy.name)) == sha256
+
+    def check(self) -> None:
+        """Prove that the store can be written, and clear away what dead workers left behind.
+
+        Raises:
+            ArtifactStoreError: it cannot; one line with the place and the reason.
+        """
+        probe = f"{self._root}/.write-check-{uuid.uuid4().hex}"
+
+        def write_and_remove() -> None:
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(probe, b"")
+            self._fs.rm_file(probe)
+
+        self._attempt(write_and_remove)
+        if self._local:
+            self._attempt(self._sweep)
+
+    def _sweep(self) -> None:
+        abandoned_s = time.time() - ABANDONED_AFTER_S
+        for path in Path(self._root).glob(f"*/.*{TEMPORARY_SUFFIX}"):
+            if path.stat().st_mtime < abandoned_s:
+                path.unlink(missing_ok=True)
+
+    def _final(self, channel: str, slot_id: int) -> str:
+        # The contract allows dots in a channel's name; two of these names mean something else here.
+        folder = channel.replace(".", "%2E") if channel in (".", "..") else channel
+        return f"{self._root}/{folder}/{slot_id}.mp4"
+
+    def _upload(self, media: EncodedMedia, final: str) -> None:
+        temporary = f"{final}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        self._fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
+        self._fs.put_file(str(media.path), temporary)
+        self._fs.mv(temporary, final)
+        stored = self._fs.size(final)
+        if stored != media.bytes:
+            raise OSError(f"{stored} of {media.bytes} bytes arrived")
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except Exception as error:  # every backend of fsspec has errors of its own
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            message = f"artifacts.url {self._url} cannot be written: {reason}"
+            raise ArtifactStoreError(message) from error
+
+
+def _rename_durably(source: Path, target: Path) -> None:
+    """Flush the file, rename it, and flush the directory entry."""
+    _flush(source)
+    source.replace(target)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,253 @@
+"""The self-check: do two CLIP models find in the video what the recipe asked for?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from vortex.errors import VortexInitializationError
+from vortex.utils.cancellation import CancellationToken
+
+KEYFRAMES = 5
+PROMPT_PREFIX = "A photo depicts "
+EMBEDDING_WIDTH = 512
+
+CLIP_SCORE_WEIGHT = 2.5  # Hessel et al. 2021, "CLIPScore", section 3
+WEIGHT_B, WEIGHT_L = 0.4, 0.6
+THRESHOLD_B, THRESHOLD_L = 0.70, 0.72
+OUTLIER_DIFFERENCE = 0.15
+
+_PROJECTION_SEED = 512
+
+
+@dataclass(frozen=True)
+class DualClipResult:
+    """The verdict on one video. Scores are on the CLIPScore scale, 0 to 1."""
+
+    embedding: torch.Tensor
+    """float32 `[512]`, unit length, on the CPU; stands for the video's content."""
+    score_clip_b: float
+    score_clip_l: float
+    ensemble_score: float
+    """0.4 b + 0.6 l."""
+    self_check_passed: bool
+    """Scores at their thresholds or above, and all of the recipe's own constraints met."""
+    outlier_detected: bool
+    """The two scores differ by more than 0.15."""
+    banned_found: tuple[int, ...] = ()
+    """Indices of the recipe's banned concepts that the video shows."""
+    required_missing: tuple[int, ...] = ()
+    """Indices of the recipe's required concepts that it does not show."""
+    worst_keyframe_score: float = 0.0
+    """Ensemble score of the keyframe that fits worst; a mean hides a single black frame."""
+
+    @classmethod
+    def from_scores(
+        cls,
+        embedding: torch.Tensor,
+        score_clip_b: float,
+        score_clip_l: float,
+        *,
+        min_clip_score: float | None = None,
+        banned_found: tuple[int, ...] = (),
+        required_missing: tuple[int, ...] = (),
+        worst_keyframe_score: float = 0.0,
+    ) -> DualClipResult:
+        """Derive the verdict from the two scores and the recipe's constraints."""
+        ensemble = WEIGHT_B * score_clip_b + WEIGHT_L * score_clip_l
+        return cls(
+            embedding=embedding,
+            score_clip_b=score_clip_b,
+            score_clip_l=score_clip_l,
+            ensemble_score=ensemble,
+            self_check_passed=(
+                score_clip_b >= THRESHOLD_B
+                and score_clip_l >= THRESHOLD_L
+                and ensemble >= (min_clip_score or 0.0)
+                and not banned_found
+                and not required_missing
+            ),
+            outlier_detected=abs(score_clip_b - score_clip_l) > OUTLIER_DIFFERENCE,
+            banned_found=banned_found,
+            required_missing=required_missing,
+            worst_keyframe_score=worst_keyframe_score,
+        )
+
+
+def clip_score(cosine: torch.Tensor) -> torch.Tensor:
+    """Return `2.5 * max(cosine, 0)`, at most 1 (Hessel et al. 2021, equation 1, clamped)."""
+    return (CLIP_SCORE_WEIGHT * cosine.clamp(min=0.0)).clamp(max=1.0)
+
+
+def keyframe_indices(frames: int) -> list[int]:
+    """Return five evenly spaced frames, the middles of five equal parts."""
+    return [int((part + 0.5) * frames / KEYFRAMES) for part in range(KEYFRAMES)]
+
+
+def combine_embeddings(of_b: torch.Tensor, of_l: torch.Tensor) -> torch.Tensor:
+    """Return one unit vector `[512]` for two unit vectors of any width.
+
+    Both are put end to end, weighted by the square roots of 0.4 and 0.6, so that the dot product
+    of two such vectors is the weighted mean of their cosines. A longer vector is projected to 512
+    by a fixed Gaussian matrix (Johnson and Lindenstrauss 1984), which keeps dot products nearly; a
+    shorter one is padded with zeros, which keeps them exactly.
+    """
+    joined = torch.cat([WEIGHT_B**0.5 * of_b, WEIGHT_L**0.5 * of_l]).float().cpu()
+    width = joined.shape[0]
+    if width > EMBEDDING_WIDTH:
+        combined = _projection(width) @ joined
+    else:
+        combined = functional.pad(joined, (0, EMBEDDING_WIDTH - width))
+    unit: torch.Tensor = functional.normalize(combined, dim=0)
+    return unit
+
+
+@lru_cache(maxsize=2)
+def _projection(width: int) -> torch.Tensor:
+    generator = np.random.default_rng(_PROJECTION_SEED)
+    matrix = generator.standard_normal((EMBEDDING_WIDTH, width), dtype=np.float32)
+    scaled: torch.Tensor = torch.from_numpy(matrix) / EMBEDDING_WIDTH**0.5
+    return scaled
+
+
+class ClipEncoder:
+    """One open_clip model with its tokenizer and its own preprocessing."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        """Load `open_clip_config.json` and `open_clip_model.safetensors`.
+
+        Raises:
+            VortexInitializationError: a file is missing or does not fit.
+        """
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when open_clip is imported
+        import open_clip
+
+        source = f"local-dir:{directory}"
+        try:
+            self._model = open_clip.create_model(source, device=device)
+            self._tokenize = open_clip.get_tokenizer(source)
+            config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
+            preprocessing = config["preprocess_cfg"]
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise VortexInitializationError(
+                f"{directory.name}: {directory} cannot be loaded: {reason}"
+            ) from error
+        self._model.eval().requires_grad_(False)
+        self._device = device
+        size = self._model.visual.image_size
+        self._side = size[0] if isinstance(size, tuple | list) else size
+        self._mean = torch.tensor(preprocessing["mean"], device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing["std"], device=device).view(1, 3, 1, 1)
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `[n, width]` for frames float32 `[n, 3, H, W]` in [0, 1]."""
+        height, width = frames.shape[-2:]
+        # As CLIP was trained: the shorter side scaled (bicubic, antialiased), then the centre.
+        scale = self._side / min(height, width)
+        scaled = functional.interpolate(
+            frames.to(self._device),
+            size=(max(self._side, round(height * scale)), max(self._side, round(width * scale))),
+            mode="bicubic",
+            antialias=True,
+        ).clamp(0.0, 1.0)
+        top = (scaled.shape[-2] - self._side) // 2
+        left = (scaled.shape[-1] - self._side) // 2
+        cropped = scaled[..., top : top + self._side, left : left + self._side]
+        with torch.inference_mode():
+            encoded: torch.Tensor = self._model.encode_image(
+                (cropped - self._mean) / self._std, normalize=True
+            )
+        return encoded.float()
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors `[n, width]`; a text is cut to the model's 77 tokens."""
+        with torch.inference_mode():
+            encoded: torch.Tensor = self._model.encode_text(
+                self._tokenize(list(texts)).to(self._device), normalize=True
+            )
+        return encoded.float()
+
+
+class DualClip:
+    """Two CLIP models that judge together. Blocking; one call at a time."""
+
+    def __init__(self, base: ClipEncoder, large: ClipEncoder) -> None:
+        """Take the two loaded models."""
+        self._base = base
+        self._large = large
+
+    @classmethod
+    def load(cls, directory: Path, *, device: torch.device) -> DualClip:
+        """Load the folders `clip-b` and `clip-l` of a model directory.
+
+        Raises:
+            VortexInitializationError: a file is missing or does not fit.
+        """
+        return cls(
+            ClipEncoder(directory / "clip-b", device), ClipEncoder(directory / "clip-l", device)
+        )
+
+    def verify(
+        self,
+        video: torch.Tensor,
+        prompt: str,
+        *,
+        banned_concepts: Sequence[str] = (),
+        required_concepts: Sequence[str] = (),
+        min_clip_score: float | None = None,
+        token: CancellationToken,
+    ) -> DualClipResult:
+        """Judge a video by five keyframes; same arguments, same verdict.
+
+        A concept counts as shown when its ensemble score, prefixed like the prompt, reaches the
+        weighted threshold 0.4 * 0.70 + 0.6 * 0.72.
+
+        Args:
+            video: `[T, 3, H, W]`, uint8 or float in [0, 1].
+            prompt: what the video should show.
+            banned_concepts: must not be shown.
+            required_concepts: must be shown.
+            min_clip_score: lowest ensemble score to accept, on top of the thresholds.
+            token: polled before each model.
+
+        Raises:
+            ValueError: the video has no frames, or values that are no numbers.
+            StageCancelled: the token was cancelled.
+        """
+        if video.ndim != 4 or video.shape[0] == 0:
+            raise ValueError(f"a video is [T, 3, H, W] with T > 0, got {list(video.shape)}")
+        frames = video[keyframe_indices(video.shape[0])]
+        frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
+        if not torch.isfinite(frames).all():
+            raise ValueError("the video has values that are no numbers")
+        texts = [PROMPT_PREFIX + text for text in (prompt, *banned_concepts, *required_concepts)]
+        scores, embeddings = [], []
+        for model in (self._base, self._large):
+            token.raise_if_cancelled()
+            seen = model.encode_frames(frames)
+            scores.append(clip_score(seen @ model.encode_texts(texts).T).cpu())  # [frames, texts]
+            embeddings.append(functional.normalize(seen.mean(dim=0), dim=0))
+        of_b, of_l = (score.mean(dim=0) for score in scores)
+        ensemble = WEIGHT_B * of_b + WEIGHT_L * of_l
+        shown = ensemble >= WEIGHT_B * THRESHOLD_B + WEIGHT_L * THRESHOLD_L
+        banned = range(1, 1 + len(banned_concepts))
+        required = range(banned.stop, len(texts))
+        worst = (WEIGHT_B * scores[0][:, 0] + WEIGHT_L * scores[1][:, 0]).min()
+        return DualClipResult.from_scores(
+            combine_embeddings(*embeddings),
+            float(of_b[0]),
+            float(of_l[0]),
+            min_clip_score=min_clip_score,
+            banned_found=tuple(i - banned.start for i in banned if shown[i]),
+            required_missing=tuple(i - required.start for i in required if not shown[i]),
+            worst_keyframe_score=float(worst),
+        )

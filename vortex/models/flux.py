@@ -1,0 +1,129 @@
+"""The portrait, by FLUX."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from vortex.errors import VortexInitializationError
+from vortex.utils.cancellation import CancellationToken
+
+logger = logging.getLogger(__name__)
+
+# A distilled model: guidance is built in, and there is nothing to steer away from.
+_GUIDANCE_SCALE = 0.0
+
+
+class FluxImage:
+    """Text to image, by diffusers' FluxPipeline from a local directory.
+
+    Blocking; one call at a time.
+    """
+
+    def __init__(self, pipeline: FluxPipeline) -> None:
+        """Take a loaded pipeline; see `load`."""
+        self._pipeline = pipeline
+        self._max_t5_tokens = int(pipeline.tokenizer_2.model_max_length)
+
+    @classmethod
+    def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype) -> FluxImage:
+        """Load from a directory as `FluxPipeline.save_pretrained` writes it.
+
+        Nothing is fetched, and only safetensors are read.
+
+        Raises:
+            VortexInitializationError: a part is missing or does not fit.
+        """
+        # diffusers would print the part of a prompt that it cuts off, and a bar for every call.
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            pipeline = FluxPipeline.from_pretrained(
+                directory, dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise VortexInitializationError(
+                f"flux: {directory} cannot be loaded: {reason}"
+            ) from error
+        pipeline.to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        return cls(pipeline)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        width: int,
+        height: int,
+        steps: int,
+        seed: int,
+        token: CancellationToken,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> torch.Tensor:
+        """Make a picture; same arguments, same picture.
+
+        Args:
+            prompt: what to show. What the text encoders cannot hold is cut off, with a warning.
+            negative_prompt: has no effect in a model without guidance; a warning says so.
+            width: pixels, a multiple of 16.
+            height: pixels, a multiple of 16.
+            steps: denoising steps.
+            seed: of the starting noise.
+            token: polled before the text encoders, after each step and before decoding.
+            on_step: called with steps done and steps in all.
+
+        Returns:
+            float32 `[1, 3, H, W]` in [0, 1], on the model's device.
+
+        Raises:
+            StageCancelled: the token was cancelled.
+        """
+        self._warn_about(prompt, negative_prompt)
+        token.raise_if_cancelled()
+
+        def after_step(
+            _pipeline: FluxPipeline, step: int, _timestep: Any, kwargs: dict[str, Any]
+        ) -> dict[str, Any]:
+            # Python runs ahead of a GPU; without this, only the enqueueing would be cancelled.
+            if kwargs["latents"].is_cuda:
+                torch.cuda.current_stream().synchronize()
+            if on_step is not None:
+                on_step(step + 1, steps)
+            # diffusers' own interrupt flag would still decode the half-made picture.
+            token.raise_if_cancelled()
+            return kwargs
+
+        picture: torch.Tensor = self._pipeline(
+            prompt=prompt,
+            width=width,
+            height=height,
+            num_inference_steps=steps,
+            guidance_scale=_GUIDANCE_SCALE,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            max_sequence_length=self._max_t5_tokens,
+            output_type="pt",
+            return_dict=False,
+            callback_on_step_end=after_step,
+        )[0]
+        return picture.float().clamp(0.0, 1.0)
+
+    def _warn_about(self, prompt: str, negative_prompt: str) -> None:
+        encoded = len(self._pipeline.tokenizer_2(prompt, truncation=False).input_ids)
+        if encoded > self._max_t5_tokens:
+            logger.warning(
+                "Prompt cut: it is longer than the text encoder",
+                extra={"tokens": encoded, "max_tokens": self._max_t5_tokens},
+            )
+        if negative_prompt:
+            logger.warning("Negative prompt has no effect: the image model has no guidance")
