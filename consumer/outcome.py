@@ -53,7 +53,7 @@ class OutcomeWriter:
                 verification=made.verification,
                 artifact=made.artifact,
                 quality=made.quality,
-                seed=job.seed,
+                seed=made.seed,
                 models=dict(made.models),
             )
         else:

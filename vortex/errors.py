@@ -23,5 +23,9 @@ class StageHungError(VortexError):
     """A stage did not stop within its grace period: the engine must be replaced."""
 
 
+class DeviceLostError(VortexError):
+    """The GPU is in an error state that only a new process clears: replace the engine."""
+
+
 class DeadlineMissError(VortexError, RuntimeError):
     """The slot cannot be finished before its deadline, so its work was stopped."""

@@ -15,7 +15,12 @@ from pydantic import ValidationError
 from schemas import Recipe, SlotParams
 from schemas.describe import describe_validation_error
 from vortex.config import VortexConfig
-from vortex.errors import InvalidRecipeError, MemoryPressureError, VortexInitializationError
+from vortex.errors import (
+    DeviceLostError,
+    InvalidRecipeError,
+    MemoryPressureError,
+    VortexInitializationError,
+)
 from vortex.models.animator import FaceAnimator
 from vortex.models.clip_ensemble import DualClip, DualClipResult
 from vortex.models.flux import FluxImage
@@ -44,8 +49,8 @@ T = TypeVar("T")
 
 BYTES_PER_GB = 10**9
 WARM_UP_RECIPE: Mapping[str, Any] = {
-    "slot_params": {"duration_sec": 1.0, "fps": 12, "resolution": "128x128"},
-    "audio_track": {"script": "Good evening."},
+    "slot_params": {"duration_sec": 3.0, "fps": 12, "resolution": "128x128"},
+    "audio_track": {"script": "Good evening, and welcome to the programme."},
     "visual_track": {"prompt": "A portrait of a news presenter."},
     "seed": 0,
 }
@@ -329,6 +334,8 @@ class VortexPipeline:
                 except torch.OutOfMemoryError as error:
                     torch.cuda.empty_cache()
                     raise MemoryPressureError(f"out of memory in stage {name}: {error}") from error
+                except torch.AcceleratorError as error:
+                    raise DeviceLostError(f"GPU error in stage {name}: {error}") from error
             self.vram.check(name)
             return made
 

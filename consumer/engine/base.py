@@ -40,6 +40,8 @@ class SlotMade:
     artifact: Artifact
     verification: Verification
     quality: Quality
+    seed: int
+    """The seed that made it; not the requested one if that failed the self-check."""
     models: Mapping[str, str]
     times_ms: Mapping[str, float]
     """Milliseconds of each step, named as in the event's breakdown."""
