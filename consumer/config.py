@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_serializer, model_validator
 
 from vortex.config import Section, VortexConfig
 
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+MASK = "**********"  # as SecretStr shows itself
 
 
 class TopicsConfig(Section):
@@ -77,12 +78,16 @@ class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
     url: str = Field(min_length=1)
-    storage_options: dict[str, str]
+    storage_options: dict[str, str] = Field(repr=False)
     preset: Literal[
         "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"
     ]
     crf: int = Field(ge=0, le=51)
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
+
+    @field_serializer("storage_options", when_used="json")
+    def _mask(self, options: dict[str, str]) -> dict[str, str]:
+        return dict.fromkeys(options, MASK)
 
 
 class TelemetryConfig(Section):

@@ -14,7 +14,12 @@ from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 ENV_PREFIX = "VORTEX__"
 
@@ -29,7 +34,9 @@ class ConfigError(Exception):
 class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class DeviceConfig(Section):
@@ -122,6 +129,7 @@ class VortexConfig(BaseSettings):
         extra="forbid",
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
+        env_parse_none_str="null",
     )
     foreign_sections: ClassVar[frozenset[str]] = frozenset(
         {"kafka", "artifacts", "telemetry", "logging"}
@@ -150,11 +158,11 @@ class VortexConfig(BaseSettings):
             ConfigError: the file cannot be read, or a key or value in it or in the environment
                 is wrong.
         """
-        _check_environment(set(cls.model_fields) | cls.foreign_sections)
+        _check_environment(_sections(cls))
         data = _read(default_config_path())
         if path is not None:
             data = _merged(data, _read(path))
-        data = _merged(data, EnvSettingsSource(cls)())
+        data = _merged(data, _read_environment(cls))
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -193,6 +201,19 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _sections(model: type[VortexConfig]) -> set[str]:
+    return set(model.model_fields) | model.foreign_sections
+
+
+def _read_environment(model: type[VortexConfig]) -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(model)()
+    except SettingsError as error:
+        raise ConfigError(
+            f"{ENV_PREFIX}*: {error}; a variable that holds several keys must be JSON"
+        ) from error
+
+
 def _check_environment(sections: set[str]) -> None:
     for variable in os.environ:
         if not variable.upper().startswith(ENV_PREFIX):
@@ -204,11 +225,11 @@ def _check_environment(sections: set[str]) -> None:
             )
 
 
-def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+def _describe(error: ValidationError, model: type[VortexConfig]) -> str:
     return "; ".join(_describe_one(dict(problem), model) for problem in error.errors())
 
 
-def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
+def _describe_one(problem: dict[str, Any], model: type[VortexConfig]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
@@ -222,13 +243,16 @@ def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
     return f"{key}: {allowed}{in_unit}{value}"
 
 
-def _siblings(location: tuple[Any, ...], model: type[BaseModel]) -> set[str]:
+def _siblings(location: tuple[Any, ...], model: type[VortexConfig]) -> set[str]:
+    if len(location) == 1:
+        return _sections(model)
+    section: type[BaseModel] = model
     for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
+        annotation = section.model_fields[str(part)].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return set()
-        model = annotation
-    return set(model.model_fields)
+        section = annotation
+    return set(section.model_fields)
 
 
 def _known(name: str, known: set[str]) -> str:

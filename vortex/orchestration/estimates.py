@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
@@ -22,7 +23,7 @@ def work_units(recipe: Mapping[str, Any]) -> dict[str, float]:
     duration_s = float(params.get("duration_sec", 45.0))
     script = (recipe.get("audio_track") or {}).get("script") or ""
     return {
-        "audio": min(duration_s, max(1.0, len(script) / _CHARACTERS_PER_SECOND)),
+        "audio": max(1.0, min(duration_s, len(script) / _CHARACTERS_PER_SECOND)),
         "image": 1.0,
         "video": max(1.0, duration_s * float(params.get("fps", 24))),
         "clip": 1.0,
@@ -37,7 +38,15 @@ class StageEstimates:
     admission than it saves later. Pure bookkeeping on one thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits_s: Mapping[str, float] | None = None) -> None:
+        """Start without observations.
+
+        Args:
+            limits_s: the most seconds that an attempt of a stage may take; no prediction is above
+                it. Without a limit, one short slot that was slow could rule out every longer one,
+                and as none is tried any more, nothing would be learnt against it.
+        """
+        self._limits_s = limits_s or {}
         self._costs: dict[str, deque[float]] = {}
 
     def observe(self, stage: str, seconds: float, units: float = 1.0) -> None:
@@ -47,7 +56,9 @@ class StageEstimates:
     def predict(self, stage: str, units: float = 1.0) -> float | None:
         """Return the seconds that the stage should take, or None before the first observation."""
         costs = self._costs.get(stage)
-        return median(costs) * units if costs else None
+        if not costs:
+            return None
+        return min(median(costs) * units, self._limits_s.get(stage, math.inf))
 
     def predict_slot(self, recipe: Mapping[str, Any]) -> float | None:
         """Return the seconds from the first stage's start to the last one's end, if all are known.

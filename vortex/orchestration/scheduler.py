@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from opentelemetry import trace
 
-from vortex.errors import DeadlineMissError, InvalidRecipeError, StageHungError
-from vortex.orchestration.estimates import StageEstimates, work_units
+from vortex.errors import (
+    DeadlineMissError,
+    DeviceLostError,
+    InvalidRecipeError,
+    StageHungError,
+)
+from vortex.orchestration.estimates import STAGES, StageEstimates, work_units
 from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
 from vortex.slot import SlotContext, slot_seed
+from vortex.utils.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,10 +33,14 @@ T = TypeVar("T")
 
 DEFAULT_SLOT_S = 45.0
 BACKOFF_S = 0.5
-REQUIRED_KEYS = ("timeouts", "retry_policy", "deadline_buffer_s")
+REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
+    "timeouts": tuple(f"{stage}_s" for stage in STAGES),
+    "retry_policy": STAGES,
+    "deadline_buffer_s": (),
+}
 
 # Trying again cannot help after these.
-NOT_RETRIED = (DeadlineMissError, InvalidRecipeError, StageHungError)
+NOT_RETRIED = (DeadlineMissError, DeviceLostError, InvalidRecipeError, StageHungError)
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.orchestration")
@@ -82,20 +92,21 @@ class SlotScheduler:
             pipeline: has the methods of `Pipeline`.
             config: `timeouts` (`audio_s`, `image_s`, `video_s`, `clip_s`), `retry_policy`
                 (`audio`, `image`, `video`, `clip`) and `deadline_buffer_s`, all seconds or counts.
-            estimates: shared with whoever else predicts slots; a fresh one by default.
+            estimates: shared with whoever else predicts slots; by default a fresh one that knows
+                the timeouts.
             clock: monotonic seconds.
 
         Raises:
             ValueError: a required key is missing.
         """
-        missing = [key for key in REQUIRED_KEYS if key not in config]
-        if missing:
+        if missing := _missing_keys(config):
             raise ValueError(f"Config missing required keys: {missing}")
         self.pipeline = pipeline
         self.timeouts: Mapping[str, float] = config["timeouts"]
         self.retry_policy: Mapping[str, int] = config["retry_policy"]
         self.deadline_buffer_s: float = config["deadline_buffer_s"]
-        self.estimates = StageEstimates() if estimates is None else estimates
+        limits_s = {stage: self.timeouts[f"{stage}_s"] for stage in STAGES}
+        self.estimates = StageEstimates(limits_s) if estimates is None else estimates
         self._clock = clock
         self._takes_context = getattr(type(pipeline), "takes_slot_context", False) is True
         logger.info("SlotScheduler initialized", extra={"buffer_s": self.deadline_buffer_s})
@@ -141,17 +152,16 @@ class SlotScheduler:
                 "buffer_s": self.deadline_buffer_s,
             },
         )
-        run.start_or_miss()
 
-        async with run.phase(before=("video", "clip"), name="audio and image"):
-            audio, image = await _both(run.audio(), run.image())
+        async with run.phase("audio", "image", then=("video", "clip")):
+            audio, image = await side_by_side(run.audio(), run.image())
         run.checkpoint("Parallel phase complete", "audio_ms", "image_ms")
 
-        async with run.phase(before=("clip",), name="video"):
+        async with run.phase("video", then=("clip",)):
             video = await run.video(image, audio)
         run.checkpoint("Video generation complete", "video_ms")
 
-        async with run.phase(before=(), name="clip"):
+        async with run.phase("clip"):
             verification = await run.clip(video)
         run.checkpoint("CLIP verification complete", "clip_ms")
 
@@ -161,7 +171,7 @@ class SlotScheduler:
             audio_waveform=audio,
             clip_embedding=verification.embedding,
             metadata=SlotMetadata(slot_id, started, ended, deadline),
-            breakdown=GenerationBreakdown(**slot.breakdown, total_ms=(ended - started) * 1000),
+            breakdown=run.breakdown(total_ms=(ended - started) * 1000),
             deadline_met=ended <= deadline,
             verification=verification,
         )
@@ -279,33 +289,33 @@ class _SlotRun:
         attempt = self._scheduler._verify_semantic_with_timeout
         return await self._stage("clip", lambda: attempt(video, self._recipe, self._slot))
 
-    def start_or_miss(self) -> None:
-        """Raise if even the measured stages say that the slot cannot be finished."""
-        needed_s = self._scheduler.estimates.predict_slot(self._recipe) or 0.0
-        now = self._scheduler._clock()
-        if not self._scheduler._check_deadline(now, self._deadline, needed_s):
-            raise self._miss("audio and image", needed_s)
-
     @asynccontextmanager
-    async def phase(self, *, before: tuple[str, ...], name: str) -> AsyncIterator[None]:
-        """Stop what runs inside at the moment from which the stages after it would come too late.
+    async def phase(self, *stages: str, then: tuple[str, ...] = ()) -> AsyncIterator[None]:
+        """Run stages inside, and stop them once those of `then` would come too late.
+
+        Stages inside that were never measured may start even with little time: they can be quick.
 
         Raises:
-            DeadlineMissError: that moment came.
+            DeadlineMissError: that moment came, or is known to come before the stages end.
         """
-        ahead_s = sum(map(self._predicted_s, before))
-        left_s = (
-            self._deadline - self._scheduler._clock() - self._scheduler.deadline_buffer_s - ahead_s
-        )
-        if left_s <= 0:
-            raise self._miss(name, ahead_s)
+        scheduler = self._scheduler
+        ahead_s = sum(self._predicted_s(stage, scheduler.timeouts[f"{stage}_s"]) for stage in then)
+        needed_s = max(self._predicted_s(stage, 0.0) for stage in stages) + ahead_s
+        now = scheduler._clock()
+        if not scheduler._check_deadline(now, self._deadline, needed_s):
+            raise self._miss(stages, needed_s)
+        left_s = self._deadline - now - scheduler.deadline_buffer_s - ahead_s
         try:
             async with asyncio.timeout(left_s) as limit:
                 yield
         except TimeoutError as error:
             if limit.expired():
-                raise self._miss(name, ahead_s) from error
+                raise self._miss(stages, ahead_s) from error
             raise
+
+    def breakdown(self, total_ms: float) -> GenerationBreakdown:
+        times = {f"{stage}_ms": self._slot.breakdown[f"{stage}_ms"] for stage in STAGES}
+        return GenerationBreakdown(**times, total_ms=total_ms)
 
     def checkpoint(self, message: str, *keys: str) -> None:
         times = {key: round(self._slot.breakdown[key], 1) for key in keys}
@@ -335,17 +345,27 @@ class _SlotRun:
         finally:
             self._slot.breakdown[f"{stage}_ms"] = (clock() - started) * 1000
 
-    def _predicted_s(self, stage: str) -> float:
-        predicted = self._scheduler.estimates.predict(stage, self._units[stage])
-        return float(self._scheduler.timeouts[f"{stage}_s"]) if predicted is None else predicted
+    def _predicted_s(self, stage: str, unmeasured_s: float) -> float:
+        predicted_s = self._scheduler.estimates.predict(stage, self._units[stage])
+        return unmeasured_s if predicted_s is None else predicted_s
 
-    def _miss(self, phase: str, needed_s: float) -> DeadlineMissError:
+    def _miss(self, stages: tuple[str, ...], needed_s: float) -> DeadlineMissError:
         left_s = self._deadline - self._scheduler._clock()
         return DeadlineMissError(
-            f"Deadline miss predicted in phase '{phase}': {left_s:.3f} s left, of which"
-            f" {self._scheduler.deadline_buffer_s:.3f} s are kept back;"
-            f" {needed_s:.3f} s of work would follow"
+            f"Deadline miss predicted in phase '{' and '.join(stages)}': {left_s:.3f} s left, of"
+            f" which {self._scheduler.deadline_buffer_s:.3f} s are kept back; {needed_s:.3f} s of"
+            " work are ahead"
         )
+
+
+def _missing_keys(config: Mapping[str, Any]) -> list[str]:
+    absent = [key for key in REQUIRED_KEYS if key not in config]
+    return absent or [
+        f"{key}.{part}"
+        for key, parts in REQUIRED_KEYS.items()
+        for part in parts
+        if part not in config[key]
+    ]
 
 
 @contextmanager
@@ -360,19 +380,3 @@ def _span(name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(trace.StatusCode.ERROR)
             raise
-
-
-async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, T]) -> tuple[T, T]:
-    """Await two coroutines side by side; when one fails, the other is cancelled and awaited.
-
-    Raises:
-        Exception: what the first failing one raised, unchanged; before all else that a stage hung.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    except BaseExceptionGroup as group_error:
-        errors = group_error.exceptions
-        hung = (error for error in errors if isinstance(error, StageHungError))
-        raise next(hung, errors[0]) from None
-    return tasks[0].result(), tasks[1].result()

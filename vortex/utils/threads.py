@@ -41,12 +41,14 @@ class StageThreads:
         """
         token = CancellationToken()
         context = contextvars.copy_context()
-        thread = asyncio.wrap_future(self._pool.submit(context.run, work, token))
+        submitted = self._pool.submit(context.run, work, token)
+        thread = asyncio.wrap_future(submitted)
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
             token.cancel()
-            if not await _wait_in_spite_of_cancellation(thread, self._cancel_grace_s):
+            never_started = submitted.cancel()
+            if not never_started and not await _ends_within(self._cancel_grace_s, thread):
                 raise StageHungError(
                     f"a cancelled stage was still running after {self._cancel_grace_s} s"
                 ) from None
@@ -57,7 +59,7 @@ class StageThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def _wait_in_spite_of_cancellation(future: asyncio.Future[T], timeout_s: float) -> bool:
+async def _ends_within(timeout_s: float, future: asyncio.Future[T]) -> bool:
     """Wait for a future's end and return whether it came; more cancellations do not cut it short.
 
     They are not lost: the caller is about to raise `CancelledError` anyway.
@@ -69,6 +71,8 @@ async def _wait_in_spite_of_cancellation(future: asyncio.Future[T], timeout_s: f
             await asyncio.wait({future}, timeout=left_s)
         except asyncio.CancelledError:
             continue
-    if future.done() and not future.cancelled():
-        future.exception()  # marks it as seen: nobody else will look
-    return future.done()
+    ended = future.done()
+    # Nobody will look at what it brought or may still bring; asyncio would complain of that.
+    if not future.cancel() and not future.cancelled():
+        future.exception()
+    return ended

@@ -1,0 +1,89 @@
+"""Limits of GPU memory, looked at between a slot's stages."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vortex.errors import MemoryPressureError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MemoryPressureWarning(UserWarning):
+    """The soft memory limit is crossed: slots are still made, and someone should look."""
+
+
+class VRAMMonitor:
+    """Compares the memory in use with a soft limit, which warns, and a hard one, which raises.
+
+    The warning comes once for every crossing of the soft limit, not at every check above it.
+    """
+
+    def __init__(
+        self,
+        soft_limit_bytes: int,
+        hard_limit_bytes: int,
+        read_allocated_bytes: Callable[[], int],
+    ) -> None:
+        """Take the limits.
+
+        Args:
+            soft_limit_bytes: use above it is warned of.
+            hard_limit_bytes: use above it fails the slot; not below the soft limit.
+            read_allocated_bytes: tells the memory in use, see `allocated_bytes_reader`.
+
+        Raises:
+            ValueError: the soft limit is above the hard one.
+        """
+        if soft_limit_bytes > hard_limit_bytes:
+            raise ValueError(
+                f"soft_limit_bytes {soft_limit_bytes} is above hard_limit_bytes {hard_limit_bytes}"
+            )
+        self._soft_limit_bytes = soft_limit_bytes
+        self._hard_limit_bytes = hard_limit_bytes
+        self._read_allocated_bytes = read_allocated_bytes
+        self._crossings = 0
+        self._above = False
+
+    def check(self, stage: str) -> None:
+        """Read the memory in use and say if it is too much; quick, from any thread.
+
+        Args:
+            stage: what is running, for the message.
+
+        Warns:
+            MemoryPressureWarning: the soft limit was crossed since the last check below it.
+
+        Raises:
+            MemoryPressureError: the hard limit is crossed.
+        """
+        used_bytes = self._read_allocated_bytes()
+        crossed = used_bytes > self._soft_limit_bytes and not self._above
+        self._above = used_bytes > self._soft_limit_bytes
+        if used_bytes > self._hard_limit_bytes:
+            raise MemoryPressureError(_message(stage, used_bytes, "hard", self._hard_limit_bytes))
+        if crossed:
+            # Numbered, as the warnings module shows one text only once.
+            self._crossings += 1
+            message = _message(stage, used_bytes, "soft", self._soft_limit_bytes)
+            warnings.warn(
+                f"{message} (crossing {self._crossings})", MemoryPressureWarning, stacklevel=2
+            )
+
+
+def allocated_bytes_reader(device: torch.device) -> Callable[[], int]:
+    """Return a function that tells the bytes held by tensors on a device; 0 off the GPU."""
+    import torch  # takes seconds, and the limits alone do not need it
+
+    return partial(torch.cuda.memory_allocated, device) if device.type == "cuda" else lambda: 0
+
+
+def _message(stage: str, used_bytes: int, kind: str, limit_bytes: int) -> str:
+    return (
+        f"{stage}: {used_bytes / 1e9:.3f} GB of memory in use,"
+        f" above the {kind} limit of {limit_bytes / 1e9:.3f} GB"
+    )
