@@ -1,0 +1,38 @@
+"""One Kafka for all integration tests, and topics of their own for each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import pytest
+
+from consumer.kafka.embedded import EmbeddedKafka, create_topics
+
+MakeTopic = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[EmbeddedKafka]:
+    """Give a running one-node Kafka, shared by all tests of the session."""
+    with EmbeddedKafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopic:
+    """Give `await make_topic(name="topic", partitions=1, configs=None)`.
+
+    It creates a topic and returns its name, which begins with the test's, ends with `name` and is
+    used by no other test.
+    """
+    prefix = f"{request.node.originalname[:150]}.{uuid.uuid4().hex[:8]}"
+
+    async def make(
+        name: str = "topic", partitions: int = 1, configs: Mapping[str, str] | None = None
+    ) -> str:
+        topic = f"{prefix}.{name}"
+        await create_topics(kafka.bootstrap_servers, {topic: partitions}, configs=configs)
+        return topic
+
+    return make
