@@ -125,7 +125,7 @@ class VortexPipeline:
         """
         path = None if config_path is None else Path(config_path)
         self.config = config or VortexConfig.load(path)
-        self.device = _device(device or self.config.device.name)
+        self.device = device_of(device or self.config.device.name)
         if self.config.device.cpu_threads is not None:
             torch.set_num_threads(self.config.device.cpu_threads)
         directory = self.config.models.profile_directory
@@ -365,7 +365,12 @@ def _read(recipe: Mapping[str, Any]) -> Recipe:
         raise InvalidRecipeError(f"recipe: {describe_validation_error(error)}") from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device that a configured name stands for.
+
+    Raises:
+        VortexInitializationError: this machine does not have it.
+    """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

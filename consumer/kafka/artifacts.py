@@ -156,7 +156,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
         except (OSError, RuntimeError) as error:  # requests' own errors are OSErrors
             raise EmbeddedKafkaError(
                 f"artifacts of Apache Kafka {KAFKA_VERSION} cannot be resolved (offline?):"
-                f" {coordinate}: {_first_line(error)}"
+                f" {coordinate}: {_root_cause(error)}"
             ) from error
         if _sha256(path) != sha256:
             path.unlink()
@@ -177,7 +177,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
+    """Say what an HTTP library's nested errors began with, in one line."""
+    while error.__context__ is not None:
+        error = error.__context__
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -155,7 +155,8 @@ class Node:
         """
         if (self._data_directory / "meta.properties").exists():
             return
-        tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
+        # The equals sign, since an id may begin with a dash.
+        tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config")
         try:
             with self.log_path.open("ab") as log:
                 subprocess.run(  # noqa: S603 # our own command, no shell
@@ -323,7 +324,7 @@ class EmbeddedKafka:
         ]
         for stale in directory.glob("node-*/pid"):
             stale.unlink()  # of a run that was killed; the guard must not take it for ours
-        atexit.register(self._end_processes)
+        atexit.register(self.stop)
         try:
             self._guard = _start_guard(directory, temporary=self._temporary)
             start_nodes(self._nodes, self._java, self._progress)
@@ -332,7 +333,7 @@ class EmbeddedKafka:
             raise
 
     def _end_processes(self) -> None:
-        atexit.unregister(self._end_processes)
+        atexit.unregister(self.stop)
         stop_nodes(self._nodes, DISCARD_TIMEOUT_S if self._temporary else STOP_TIMEOUT_S)
         self._nodes = []
         if self._guard is not None:

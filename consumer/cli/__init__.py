@@ -1,0 +1,41 @@
+"""The command `vortex`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from consumer.cli import config, demo, doctor, kafka, models, run, schemas, tick, watch
+from consumer.cli.common import FAILURES, exit_code_of, fail
+
+app = typer.Typer(
+    name="vortex",
+    help="Makes talking-head videos for slot ticks from Kafka, before their deadlines.\n\n"
+    "New here? `vortex demo` starts everything it needs and shows the whole way of six ticks.\n\n"
+    "Exit codes: 0 all is well; 1 it ran, but not everything came out as it should; "
+    "2 wrong usage or configuration; 3 something needed is missing or cannot be reached.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command(name="demo")(demo.demo)
+app.command(name="run")(run.run)
+app.command(name="tick")(tick.tick)
+app.command(name="watch")(watch.watch)
+app.command(name="doctor")(doctor.doctor)
+app.command(name="schemas")(schemas.schemas)
+app.add_typer(kafka.app, name="kafka")
+app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line on standard error."""
+    try:
+        app()
+    except FAILURES as error:
+        fail(str(error), exit_code_of(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,79 @@
+"""`vortex kafka`: a broker for development, and topics."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, load_config
+from consumer.kafka.artifacts import cache_directory
+from consumer.kafka.embedded import create_topics
+from consumer.kafka.local_broker import LocalBroker, local_status, start_local, stop_local
+
+app = typer.Typer(
+    help="A real Apache Kafka broker for development, and the topics.", no_args_is_help=True
+)
+
+DirectoryOption = Annotated[
+    Path | None, typer.Option(help="Where the broker keeps its data; default: in the user's cache.")
+]
+
+
+@app.command()
+def start(
+    directory: DirectoryOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 9092,
+) -> None:
+    """Start a broker on 127.0.0.1 that runs on after this command; does nothing if it runs.
+
+    The first start fetches Apache Kafka (about 50 MB) from Maven Central.
+    """
+    with console.status("starting Kafka") as status:
+        broker = start_local(_directory(directory), port, progress=status.update)
+    _say(broker)
+
+
+@app.command()
+def stop(directory: DirectoryOption = None) -> None:
+    """Stop the broker; its data stay."""
+    stopped = stop_local(_directory(directory))
+    console.print("stopped" if stopped else "no broker was running")
+
+
+@app.command()
+def status(directory: DirectoryOption = None) -> None:
+    """Tell whether the broker runs; exit code 1 if it does not."""
+    broker = local_status(_directory(directory))
+    if broker is None:
+        console.print("no broker is running; start one with `vortex kafka start`")
+        raise typer.Exit(EXIT_NOT_AS_IT_SHOULD)
+    _say(broker)
+
+
+@app.command(name="create-topics")
+def create(
+    config: ConfigOption = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the ticks' topic.")] = 4,
+    replication: Annotated[int, typer.Option(min=1, help="Copies of each partition.")] = 1,
+) -> None:
+    """Create the configured topics where they are missing."""
+    kafka = load_config(config).kafka
+    names = kafka.topics
+    wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}
+    asyncio.run(create_topics(kafka.bootstrap_servers, wanted, replication_factor=replication))
+    console.print(f"topics are there: {', '.join(wanted)}", highlight=False)
+
+
+def _directory(given: Path | None) -> Path:
+    return given or cache_directory() / "local-broker"
+
+
+def _say(broker: LocalBroker) -> None:
+    console.print(
+        f"Kafka runs at {broker.bootstrap_servers} (process {broker.pid}, log {broker.log_path})",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,80 @@
+"""Reads what became of ticks, as a consumer of results would."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord
+
+from consumer.config import KafkaConfig
+from consumer.kafka.clients import make_reader
+from schemas import DeadlineMissed, SlotComplete, TickSource, parse_outcome
+
+POLL_TIMEOUT_MS = 250
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A tick that could not be read."""
+
+    source: TickSource
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+Result = SlotComplete | DeadlineMissed | DeadLetter
+
+
+async def read_results(config: KafkaConfig, *, from_start: bool) -> AsyncGenerator[Result | None]:
+    """Yield committed outcomes and dead letters as they come; None whenever there are none.
+
+    Args:
+        config: brokers and topics.
+        from_start: also what was there before.
+
+    Raises:
+        KafkaError: no broker answers.
+    """
+    topics = config.topics
+    reader = make_reader(config, topics.results, topics.dead_letter, client_id="vortex-watch")
+    try:
+        await reader.start()
+        if not from_start:
+            await reader.seek_to_end()
+        yield None  # from here on nothing is missed
+        while True:
+            async for result in _poll(reader, topics.dead_letter):
+                yield result
+            yield None
+    finally:
+        await reader.stop()
+
+
+async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Result]:
+    fetched = await reader.getmany(timeout_ms=POLL_TIMEOUT_MS)
+    for records in fetched.values():
+        for record in records:
+            yield (
+                _dead_letter(record) if record.topic == dead_letter else parse_outcome(record.value)
+            )
+
+
+def _dead_letter(record: ConsumerRecord) -> DeadLetter:
+    errors = {
+        name.removeprefix("__dlq.errors."): (value or b"").decode(errors="replace")
+        for name, value in record.headers
+        if name.startswith("__dlq.errors.")
+    }
+    return DeadLetter(
+        source=TickSource(
+            topic=errors.get("topic", "?"),
+            partition=int(errors.get("partition", 0)),
+            offset=int(errors.get("offset", 0)),
+        ),
+        reason=errors.get("message", "?"),
+        key=record.key,
+        value=record.value,
+    )

@@ -1,0 +1,182 @@
+"""Example events, as typed objects; `generate` writes them beside the JSON Schemas."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from schemas.events import (
+    Artifact,
+    Breakdown,
+    DeadlineMissed,
+    MissReason,
+    Quality,
+    SlotComplete,
+    SlotTick,
+    Stage,
+    TickSource,
+    Verification,
+    WorkerInfo,
+)
+from schemas.recipe import (
+    AudioTrack,
+    ContractModel,
+    Emotion,
+    Expression,
+    Recipe,
+    SemanticConstraints,
+    SlotParams,
+    VisualTrack,
+)
+
+_EMITTED = datetime(2026, 11, 23, 20, 15, 0, tzinfo=UTC)
+_DEADLINE = _EMITTED + timedelta(seconds=45)
+_WORKER = WorkerInfo(id="worker-7f9c", version="0.1.0")
+_SOURCE = TickSource(topic="slot.ticks", partition=3, offset=1842)
+
+
+def example_events() -> dict[str, ContractModel]:
+    """Return every example by the name of its file."""
+    return {
+        "slot-tick.minimal": _minimal_tick(),
+        "slot-tick.full": _full_tick(),
+        "slot-complete": _complete(),
+        "deadline-missed.expired": _missed(
+            MissReason.EXPIRED,
+            None,
+            "the deadline had passed 5.012 s before the tick arrived",
+            Breakdown(queue_ms=0.6, total_ms=0.6),
+            decided_after_s=50.0,
+        ),
+        "deadline-missed.timeout": _missed(
+            MissReason.TIMEOUT,
+            Stage.VIDEO,
+            "stage video went over its time limit",
+            Breakdown(
+                queue_ms=12.4, audio_ms=1204.1, image_ms=810.7, video_ms=20_003.2, total_ms=21_241.9
+            ),
+            decided_after_s=21.3,
+        ),
+        "deadline-missed.rejected": _missed(
+            MissReason.REJECTED,
+            Stage.CLIP,
+            "the self-check failed, and there was no time for another seed",
+            Breakdown(
+                queue_ms=8.0,
+                audio_ms=1311.9,
+                image_ms=799.5,
+                video_ms=9120.4,
+                clip_ms=61.3,
+                total_ms=10_511.8,
+            ),
+            decided_after_s=41.0,
+        ),
+    }
+
+
+def _minimal_tick() -> SlotTick:
+    return SlotTick(
+        slot_id=12345,
+        deadline=_DEADLINE,
+        recipe=Recipe(
+            audio_track=AudioTrack(script="Good evening. Here is the news."),
+            visual_track=VisualTrack(prompt="A news presenter with red hair and a green coat"),
+        ),
+    )
+
+
+def _full_tick() -> SlotTick:
+    return SlotTick(
+        slot_id=12345,
+        channel="main",
+        deadline=_DEADLINE,
+        emitted_at=_EMITTED,
+        recipe=Recipe(
+            recipe_id="news-at-nine",
+            slot_params=SlotParams(duration_sec=45.0, fps=24, resolution="512x512"),
+            audio_track=AudioTrack(
+                script="Good evening. Here is the news.",
+                voice_id="default",
+                speed=1.05,
+                emotion=Emotion.EXCITED,
+            ),
+            visual_track=VisualTrack(
+                prompt="A news presenter with red hair and a green coat",
+                negative_prompt="text, watermark",
+                expression_sequence=(Expression.NEUTRAL, Expression.EXCITED),
+            ),
+            semantic_constraints=SemanticConstraints(
+                min_clip_score=0.75,
+                banned_concepts=("a weapon",),
+                required_concepts=("a face",),
+            ),
+            seed=42,
+        ),
+    )
+
+
+def _complete() -> SlotComplete:
+    decided = _EMITTED + timedelta(seconds=13)
+    return SlotComplete(
+        slot_id=12345,
+        channel="main",
+        source=_SOURCE,
+        deadline=_DEADLINE,
+        decided_at=decided,
+        slack_ms=(_DEADLINE - decided).total_seconds() * 1000,
+        breakdown=Breakdown(
+            queue_ms=8.2,
+            audio_ms=1284.0,
+            image_ms=807.3,
+            video_ms=10_940.6,
+            clip_ms=58.9,
+            encode_ms=203.4,
+            store_ms=12.7,
+            total_ms=12_512.0,
+        ),
+        verification=Verification(
+            score_clip_b=0.78,
+            score_clip_l=0.81,
+            ensemble_score=0.798,
+            self_check_passed=True,
+            enforced=True,
+            outlier_detected=False,
+            embedding=(1.0, *([0.0] * 511)),
+        ),
+        artifact=Artifact(
+            uri="s3://slots/main/12345.mp4",
+            bytes=4_218_311,
+            sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            duration_s=45.0,
+            width=512,
+            height=512,
+            fps=24,
+        ),
+        quality=Quality(frames_computed=1080, frames_total=1080, steps=4, rung="full"),
+        seed=42,
+        models={"flux": "895c0f6ae314", "kokoro": "2b70aa7ebb44"},
+        worker=_WORKER,
+    )
+
+
+def _missed(
+    reason: MissReason,
+    stage: Stage | None,
+    detail: str,
+    breakdown: Breakdown,
+    *,
+    decided_after_s: float,
+) -> DeadlineMissed:
+    decided = _EMITTED + timedelta(seconds=decided_after_s)
+    return DeadlineMissed(
+        slot_id=12345,
+        channel="main",
+        source=_SOURCE,
+        deadline=_DEADLINE,
+        decided_at=decided,
+        slack_ms=(_DEADLINE - decided).total_seconds() * 1000,
+        reason=reason,
+        stage=stage,
+        detail=detail,
+        breakdown=breakdown,
+        worker=_WORKER,
+    )
