@@ -38,10 +38,11 @@ class Admission:
         needed_s = self._needed_s(job)
         if left_s > needed_s:
             return None
-        return Refusal(
-            MissReason.PREDICTED,
-            f"{max(left_s, 0.0):.3f} s are left, and the slot needs {needed_s:.3f} s",
-        )
+        if left_s <= 0:
+            detail = "the deadline passed while the slot waited"
+        else:
+            detail = f"{left_s:.3f} s are left, and the slot needs {needed_s:.3f} s"
+        return Refusal(MissReason.PREDICTED, detail)
 
     def latest_start_s(self, job: Job) -> float:
         """Return the monotonic second from which on the slot is hopeless."""

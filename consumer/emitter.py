@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from consumer.config import KafkaConfig
-from consumer.kafka.clients import make_plain_producer
+from consumer.kafka.clients import connecting, make_plain_producer
 from consumer.telemetry import propagation, semconv
 from schemas import SlotTick
 
@@ -31,10 +31,11 @@ class TickEmitter:
         """Connect.
 
         Raises:
-            KafkaError: no broker answers.
+            KafkaUnreachableError: no broker answers.
         """
         try:
-            await self._producer.start()
+            with connecting():
+                await self._producer.start()
         except BaseException:
             await self._producer.stop()
             raise

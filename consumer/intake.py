@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from aiokafka.structs import ConsumerRecord
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
+from consumer.job import Decision, TickKey
 from schemas import MAX_TICK_BYTES, SlotTick
 from schemas.describe import describe_validation_error
 
@@ -40,10 +43,38 @@ def read_tick(record: ConsumerRecord) -> SlotTick:
         raise UnreadableTickError(describe_validation_error(error)) from error
 
 
-def dead_letter_headers(
-    record: ConsumerRecord, group_id: str, reason: str
-) -> Sequence[tuple[str, bytes]]:
-    """Return the record's own headers, untouched, and what was wrong with it (KIP-1191's names)."""
+def dead_letter(
+    record: ConsumerRecord, reason: str, *, topic: str, group_id: str, span: Span, context: Context
+) -> Decision:
+    """Return the decision to put a record among the dead letters, as it came.
+
+    Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names). A
+    topic that takes no record of this size gets these headers alone, which say where the record is.
+    """
+    described = _error_headers(record, reason, group_id)
+    too_large = f"{reason}; left out here, as the record is too large for {topic}"
+    common: dict[str, Any] = {
+        "key": TickKey(record.topic, record.partition, record.offset),
+        "topic": topic,
+        "span": span,
+        "context": context,
+        "carries_trace": False,
+    }
+    return Decision(
+        **common,
+        record_key=record.key,
+        value=record.value,
+        headers=[*record.headers, *described],
+        smaller=Decision(
+            **common,
+            record_key=None,
+            value=None,
+            headers=_error_headers(record, too_large, group_id),
+        ),
+    )
+
+
+def _error_headers(record: ConsumerRecord, reason: str, group_id: str) -> list[tuple[str, bytes]]:
     errors = {
         "topic": record.topic,
         "partition": record.partition,
@@ -51,7 +82,4 @@ def dead_letter_headers(
         "group": group_id,
         "message": reason,
     }
-    return [
-        *record.headers,
-        *((f"__dlq.errors.{name}", str(value).encode()) for name, value in errors.items()),
-    ]
+    return [(f"__dlq.errors.{name}", str(value).encode()) for name, value in errors.items()]

@@ -95,3 +95,5 @@ class Decision:
     """Holds `span`."""
     carries_trace: bool = True
     """Whether the trace context goes into the headers; a dead letter keeps its own."""
+    smaller: Decision | None = None
+    """What is written instead if the topic refuses a record of this size."""

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 
 from consumer.config import KafkaConfig
-from consumer.kafka.clients import make_reader
+from consumer.kafka.clients import connecting, make_reader
 from schemas import DeadlineMissed, SlotComplete, TickSource, parse_outcome
 
 POLL_TIMEOUT_MS = 250
@@ -36,12 +36,13 @@ async def read_results(config: KafkaConfig, *, from_start: bool) -> AsyncGenerat
         from_start: also what was there before.
 
     Raises:
-        KafkaError: no broker answers.
+        KafkaUnreachableError: no broker answers.
     """
     topics = config.topics
     reader = make_reader(config, topics.results, topics.dead_letter, client_id="vortex-watch")
     try:
-        await reader.start()
+        with connecting():
+            await reader.start()
         if not from_start:
             await reader.seek_to_end()
         yield None  # from here on nothing is missed

@@ -21,9 +21,9 @@ from consumer.admission import Admission
 from consumer.config import KafkaConfig
 from consumer.dispatcher import Dispatcher, Made
 from consumer.engine.base import Engine
-from consumer.intake import UnreadableTickError, dead_letter_headers, read_tick
+from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
-from consumer.kafka.clients import make_admin, make_consumer
+from consumer.kafka.clients import connecting, make_admin, make_consumer
 from consumer.kafka.partition import Partition
 from consumer.kafka.publisher import TransactionalPublisher
 from consumer.outcome import OutcomeWriter
@@ -88,7 +88,8 @@ class Worker:
         """Serve until `request_stop`.
 
         Raises:
-            WorkerStartError: Kafka cannot be reached, or a topic is missing.
+            KafkaUnreachableError: no broker lets us in.
+            WorkerStartError: a topic is missing.
             EngineStartError: the engine cannot start.
         """
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
@@ -115,6 +116,7 @@ class Worker:
             for error in outcomes:
                 if isinstance(error, Exception):
                     raise error
+            logger.info("Stopped")
         finally:
             await self._disconnect()
 
@@ -184,15 +186,13 @@ class Worker:
             semconv.record_failure(span, error)
             logger.warning("Tick is unreadable", extra={**fields, "reason": str(error)})
             self._publish(
-                Decision(
-                    key=key,
+                dead_letter(
+                    record,
+                    str(error),
                     topic=self._config.topics.dead_letter,
-                    record_key=record.key,
-                    value=record.value,
-                    headers=dead_letter_headers(record, self._config.group_id, str(error)),
+                    group_id=self._config.group_id,
                     span=span,
                     context=context,
-                    carries_trace=False,
                 )
             )
             return
@@ -281,15 +281,10 @@ class Worker:
 
     async def _connect(self) -> None:
         servers = self._config.bootstrap_servers
-        try:
+        with connecting():
             await self._consumer.start()
             await self._admin.start()
             topics = set(await self._admin.list_topics())
-        except (KafkaError, OSError) as error:
-            raise WorkerStartError(
-                f"Kafka cannot be reached at {servers} ({error}); is it running, and is"
-                " kafka.bootstrap_servers right?"
-            ) from error
         names = self._config.topics
         missing = sorted({names.ticks, names.results, names.dead_letter} - topics)
         if missing:
@@ -327,7 +322,6 @@ class Worker:
                 logger.warning(
                     "Did not stop cleanly", extra={"what": client, "reason": repr(error)}
                 )
-        logger.info("Stopped")
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types

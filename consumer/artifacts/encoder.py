@@ -150,11 +150,14 @@ class _Attempt:
         self._thread = threading.Thread(target=self._run, name="vortex-encoder", daemon=True)
         self._thread.start()
 
-    def put(self, batch: np.ndarray | None) -> None:
+    def put(self, batch: np.ndarray | None, give_up_at: float = math.inf) -> None:
         while self._thread.is_alive():
+            left_s = give_up_at - time.monotonic()
             try:
-                self._batches.put(batch, timeout=_PUT_POLL_S)
+                self._batches.put(batch, timeout=min(_PUT_POLL_S, max(left_s, 0.0)))
             except queue.Full:
+                if left_s <= 0:
+                    return  # the caller looks at the time itself
                 continue
             return
         self._raise_error()

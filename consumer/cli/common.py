@@ -14,6 +14,7 @@ from consumer.artifacts.errors import ArtifactError
 from consumer.config import WorkerConfig
 from consumer.engine.base import EngineStartError
 from consumer.kafka.artifacts import EmbeddedKafkaError
+from consumer.kafka.clients import KafkaUnreachableError
 from consumer.worker import WorkerStartError
 from vortex.config import ConfigError
 from vortex.errors import VortexInitializationError
@@ -28,6 +29,7 @@ FAILURES = (
     EmbeddedKafkaError,
     EngineStartError,
     KafkaError,
+    KafkaUnreachableError,
     VortexInitializationError,
     WorkerStartError,
 )

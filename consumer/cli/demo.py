@@ -24,7 +24,9 @@ from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, lo
 from consumer.config import WorkerConfig
 from consumer.emitter import TickEmitter
 from consumer.engine.inline import InlineEngine
-from consumer.kafka.embedded import EmbeddedKafka, create_topics
+from consumer.kafka.clients import make_admin
+from consumer.kafka.embedded import EmbeddedKafka
+from consumer.kafka.topics import create_topics
 from consumer.results import DeadLetter, Result, read_results
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.trace_file import read_trace_file
@@ -182,7 +184,7 @@ async def _serve_ticks(
 ) -> None:
     topics = settings.kafka.topics
     await create_topics(
-        settings.kafka.bootstrap_servers,
+        make_admin(settings.kafka, client_id="vortex-demo"),
         {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
     )
     worker = Worker(settings.kafka, InlineEngine(settings), worker_id="demo")
@@ -270,20 +272,21 @@ def _live_table(rows: Mapping[int | None, _Row]) -> Table:
 
 
 def _summarize(output: Path, rows: Mapping[int | None, _Row], seconds: float) -> None:
-    table = Table(title="What became of the six ticks (times in ms)", pad_edge=False)
-    table.add_column("tick, file")
-    table.add_column("outcome, reason")
-    for heading in _STAGES:
+    table = Table(
+        title="What became of the six ticks (times in ms)", box=None, padding=(0, 1, 0, 0)
+    )
+    for heading in ("slot", "outcome, file", "reason"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (*_STAGES, "total", "slack"):
         table.add_column(heading, justify="right")
-    table.add_column("total", justify="right")
-    table.add_column("slack s", justify="right")
     for row in rows.values():
-        for result in row.results or [None]:
+        results: list[Result | None] = [*row.results] or [None]
+        for result in results:
             table.add_row(*_cells(row, result, output))
     console.print(table)
     for result in rows[None].results:
         if isinstance(result, DeadLetter):
-            console.print(f"dead letter: {result.reason}\n", highlight=False, markup=False)
+            console.print(f"\ndead letter: {result.reason}\n", highlight=False, markup=False)
     _print_one_trace(output)
     for name, path in (("videos", "slots"), ("trace", "trace.jsonl"), ("log", "worker.log")):
         console.print(f"{name:<8}{output / path}", highlight=False, soft_wrap=True)
@@ -296,20 +299,21 @@ def _summarize(output: Path, rows: Mapping[int | None, _Row], seconds: float) ->
 
 
 def _cells(row: _Row, result: Result | None, output: Path) -> list[str]:
-    if result is None:
-        return [row.name, "[red]none[/]"]
     colour = "green" if row.as_it_should_be else "red"
+    if result is None:
+        return [row.name, f"[{colour}]none[/]"]
     if isinstance(result, DeadLetter):
-        return [row.name, f"[{colour}]dead letter[/]"]
-    name, outcome = row.name, f"[{colour}]{result.type}[/]"
+        return ["-", f"[{colour}]dead letter[/]"]
+    outcome, reason = f"[{colour}]{result.type}[/]", ""
     if isinstance(result, SlotComplete):
-        name += "\n" + str(Path(urlsplit(result.artifact.uri).path).relative_to(output))
+        file = Path(urlsplit(result.artifact.uri).path).relative_to(output)
+        outcome += f"\n[dim]{file}[/]"
     else:
-        outcome += f"\n{result.reason.value}"
+        reason = result.reason.value
     times = result.breakdown.model_dump()
     stages = [times[f"{stage}_ms"] for stage in (*_STAGES, "total")]
     shown = ["-" if ms is None else f"{ms:.0f}" for ms in stages]
-    return [name, outcome, *shown, f"{result.slack_ms / 1000:.1f}"]
+    return [str(result.slot_id), outcome, reason, *shown, f"{result.slack_ms:.0f}"]
 
 
 def _print_one_trace(output: Path) -> None:

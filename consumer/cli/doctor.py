@@ -9,12 +9,11 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import typer
-from aiokafka.errors import KafkaError
 
 from consumer.artifacts import ArtifactStore
 from consumer.cli.common import EXIT_MISSING, FAILURES, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
-from consumer.kafka.clients import make_admin
+from consumer.kafka.clients import connecting, make_admin
 from vortex.models.manifest import verify_manifest
 
 KAFKA_TIMEOUT_S = 5.0
@@ -78,11 +77,8 @@ def _kafka(settings: WorkerConfig) -> str:
     kafka = settings.kafka
     try:
         topics = asyncio.run(_topics(settings))
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise _NotReadyError(
-            f"no answer from {kafka.bootstrap_servers}; start a broker with `vortex kafka start`"
-            " or set kafka.bootstrap_servers"
-        ) from error
+    except TimeoutError as error:
+        raise _NotReadyError(f"no answer from {kafka.bootstrap_servers}") from error
     names = {kafka.topics.ticks, kafka.topics.results, kafka.topics.dead_letter}
     if missing := sorted(names - topics):
         raise _NotReadyError(
@@ -96,7 +92,8 @@ async def _topics(settings: WorkerConfig) -> set[str]:
     admin = make_admin(settings.kafka, client_id="vortex-doctor")
     try:
         async with asyncio.timeout(KAFKA_TIMEOUT_S):
-            await admin.start()
+            with connecting():
+                await admin.start()
             return set(await admin.list_topics())
     finally:
         await admin.close()

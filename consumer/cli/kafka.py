@@ -10,8 +10,9 @@ import typer
 
 from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, load_config
 from consumer.kafka.artifacts import cache_directory
-from consumer.kafka.embedded import create_topics
+from consumer.kafka.clients import make_admin
 from consumer.kafka.local_broker import LocalBroker, local_status, start_local, stop_local
+from consumer.kafka.topics import create_topics
 
 app = typer.Typer(
     help="A real Apache Kafka broker for development, and the topics.", no_args_is_help=True
@@ -63,7 +64,12 @@ def create(
     kafka = load_config(config).kafka
     names = kafka.topics
     wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}
-    asyncio.run(create_topics(kafka.bootstrap_servers, wanted, replication_factor=replication))
+
+    async def create_missing() -> None:
+        admin = make_admin(kafka, client_id="vortex-kafka")
+        await create_topics(admin, wanted, replication_factor=replication)
+
+    asyncio.run(create_missing())
     console.print(f"topics are there: {', '.join(wanted)}", highlight=False)
 
 

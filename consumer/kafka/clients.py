@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
 
 from consumer.config import KafkaConfig
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Largest record that is handed to a broker; the topic's own limit is usually lower."""
+
+_aiokafka_logger = logging.getLogger("aiokafka")
+
+
+class KafkaUnreachableError(Exception):
+    """No broker lets us in; the message is one line with the reason and what to do."""
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Turn a client's failure to start into one clear error.
+
+    aiokafka logs why each address failed and raises an error that does not say it.
+
+    Raises:
+        KafkaUnreachableError: instead of what the client raised.
+    """
+    reasons: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        reasons.append(record.getMessage())
+        return False
+
+    _aiokafka_logger.addFilter(collect)
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        reason = reasons[-1] if reasons else str(error)
+        raise KafkaUnreachableError(
+            f"Kafka cannot be reached: {reason}; is it running (`vortex kafka start`), and are"
+            " kafka.bootstrap_servers and kafka.security right?"
+        ) from error
+    finally:
+        _aiokafka_logger.removeFilter(collect)
 
 
 def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:

@@ -18,15 +18,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from consumer.kafka.artifacts import (
     EmbeddedKafkaError,
@@ -35,7 +35,7 @@ from consumer.kafka.artifacts import (
     find_java,
 )
 
-__all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "create_topics"]
+__all__ = ["EmbeddedKafka", "EmbeddedKafkaError"]
 
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 60.0
@@ -408,44 +408,6 @@ def wait_until_ready(nodes: Sequence[Node], timeout_s: float = READY_TIMEOUT_S) 
                 time.sleep(_POLL_S)
 
 
-async def create_topics(
-    bootstrap_servers: str,
-    partitions: Mapping[str, int],
-    *,
-    replication_factor: int = 1,
-    configs: Mapping[str, str] | None = None,
-    timeout_s: float = 15.0,
-) -> None:
-    """Create the topics that do not exist yet, and wait until all their partitions have a leader.
-
-    `partitions` maps a topic's name to its number of partitions; topics that exist are left as
-    they are. `configs` are topic settings such as `min.insync.replicas`, the same for all.
-
-    Raises:
-        KafkaError: Kafka refuses a topic, or cannot be reached.
-        TimeoutError: the topics are not ready after `timeout_s`.
-    """
-    topics = [
-        NewTopic(name, count, replication_factor, topic_configs=dict(configs or {}))
-        for name, count in partitions.items()
-    ]
-    admin = AIOKafkaAdminClient(
-        bootstrap_servers=bootstrap_servers, request_timeout_ms=round(timeout_s * 1000)
-    )
-    try:
-        async with asyncio.timeout(timeout_s):
-            await admin.start()
-            answer = await admin.create_topics(topics)
-            for name, code, reason in answer.topic_errors:
-                error = for_code(code)
-                if code != 0 and error is not TopicAlreadyExistsError:
-                    raise error(f"{name}: {reason}")
-            while not _all_led(await admin.describe_topics(list(partitions))):
-                await asyncio.sleep(_POLL_S)
-    finally:
-        await admin.close()
-
-
 def require_free_port(port: int) -> None:
     """Raise `EmbeddedKafkaError` if something listens on the loopback port `port`."""
     with socket.socket() as probe:
@@ -511,14 +473,6 @@ async def _known_brokers(address: str) -> set[int]:
     finally:
         await admin.close()
     return {broker["node_id"] for broker in cluster["brokers"]}
-
-
-def _all_led(topics: list[dict[str, Any]]) -> bool:  # Any: aiokafka's answer, as it came
-    return all(
-        topic["error_code"] == 0
-        and all(partition["leader"] >= 0 for partition in topic["partitions"])
-        for topic in topics
-    )
 
 
 def _telling_line(log: Path) -> str:

@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from itertools import islice
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+)
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
@@ -36,7 +41,8 @@ class Partition:
     assignment, leads back to claiming. Ticks at work survive that: they are adopted, not run again.
 
     A decision stays until its transaction is known to have gone through, or until the committed
-    state shows that it had. It is never replaced by another decision.
+    state shows that it had. It is never replaced by another decision; a record that is too large
+    for its topic gives way to the shorter form of the same decision.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Partition:
         self._assigned = asyncio.Event()
         self._assignment = 0
         self._changed = asyncio.Event()
+        self._failures = 0
 
     @property
     def wants_ticks(self) -> bool:
@@ -198,6 +205,8 @@ class Partition:
                 try:
                     await self._publish(batch)
                 except Exception as error:  # noqa: BLE001 - any error leaves the commit in doubt
+                    if isinstance(error, MessageSizeTooLargeError):
+                        self._shorten_largest(batch)
                     await self._leave_producer(error)
                     return
 
@@ -205,6 +214,7 @@ class Partition:
         point = self._ledger.commit_point(batch)
         with self._send_spans(batch) as records:
             await self._publisher.publish(records, point, self._config.publish_timeout_s)
+        self._failures = 0
         self._ledger.committed(point, batch)
         for offset in batch:
             self._decided.pop(offset).span.end()
@@ -244,6 +254,22 @@ class Partition:
             for span in spans:
                 span.end()
 
+    def _shorten_largest(self, batch: dict[int, Decision]) -> None:
+        """Take the shorter form of the decision that must have been too large."""
+        sizes = {
+            offset: len(decision.value or b"")
+            for offset, decision in batch.items()
+            if decision.smaller is not None
+        }
+        if not sizes:
+            return
+        offset = max(sizes, key=sizes.__getitem__)
+        self._decided[offset] = self._decided[offset].smaller or self._decided[offset]
+        logger.warning(
+            "Record is too large for its topic, and is written without its content",
+            extra={**self._fields, "offset": offset, "bytes": sizes[offset]},
+        )
+
     async def _leave_producer(self, error: Exception) -> None:
         """Stop using the producer after an error, before the partition is claimed again."""
         self._reading = False
@@ -252,6 +278,9 @@ class Partition:
             extra={**self._fields, "reason": repr(error), "decisions": len(self._decided)},
         )
         await self._publisher.stop()
+        # What fails again and again must not keep the brokers busy.
+        await asyncio.sleep(min(FIRST_BACKOFF_S * (2 ** min(self._failures, 8) - 1), MAX_BACKOFF_S))
+        self._failures += 1
         if isinstance(error, ProducerFenced | InvalidProducerEpoch):
             # Most likely another worker owns the partition and the group's word is on its way
             # here. Claiming at once would shut out the rightful owner.

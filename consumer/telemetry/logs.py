@@ -17,8 +17,16 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from consumer.telemetry.redaction import redact
 
-NOISY_LIBRARIES = ("aiokafka", "diffusers", "httpx", "huggingface_hub", "transformers", "urllib3")
-"""Libraries that log a line per request or file at INFO; silent below WARNING unless debugging."""
+LIBRARY_LEVELS = {
+    "aiokafka": logging.WARNING,
+    "diffusers": logging.WARNING,
+    "httpx": logging.WARNING,
+    "huggingface_hub": logging.WARNING,
+    "phonemizer": logging.ERROR,  # warns of every sentence in which words are drawn together
+    "transformers": logging.WARNING,
+    "urllib3": logging.WARNING,
+}
+"""Libraries that say much about little; silent below these levels unless debugging."""
 
 _HANDLER_NAME = "vortex"
 _LEADING_FIELDS = ("timestamp", "level", "logger", "event")
@@ -52,6 +60,7 @@ def configure_logging(
     handler = logging.StreamHandler(stream)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(_formatter(format, stream))
+    handler.addFilter(_is_for_people)
 
     root = logging.getLogger()
     root.setLevel(level.upper())
@@ -63,11 +72,17 @@ def configure_logging(
 
 
 def _quieten_libraries(level: int) -> None:
-    for name in NOISY_LIBRARIES:
+    for name, library_level in LIBRARY_LEVELS.items():
         library = logging.getLogger(name)
-        library.setLevel(level if level <= logging.DEBUG else max(level, logging.WARNING))
+        library.setLevel(level if level <= logging.DEBUG else max(level, library_level))
         library.handlers.clear()
         library.propagate = True
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """Leave out what a library (open_clip) chats through the functions of `logging` itself."""
+    chat = record.name == "root" and record.levelno < logging.WARNING
+    return not chat or logging.getLogger().level <= logging.DEBUG
 
 
 def _formatter(format: str, stream: TextIO) -> logging.Formatter:  # noqa: A002

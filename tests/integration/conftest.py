@@ -6,8 +6,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
-from consumer.kafka.embedded import EmbeddedKafka, create_topics
+from consumer.kafka.embedded import EmbeddedKafka
+from consumer.kafka.topics import create_topics
 
 MakeTopic = Callable[..., Awaitable[str]]
 
@@ -32,7 +34,8 @@ def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopi
         name: str = "topic", partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> str:
         topic = f"{prefix}.{name}"
-        await create_topics(kafka.bootstrap_servers, {topic: partitions}, configs=configs)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+        await create_topics(admin, {topic: partitions}, configs=configs)
         return topic
 
     return make

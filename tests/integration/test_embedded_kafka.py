@@ -22,8 +22,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import InvalidReplicationFactorError
 
 from consumer.kafka import embedded
-from consumer.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError, create_topics
+from consumer.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 from consumer.kafka.local_broker import local_status, start_local, stop_local
+from consumer.kafka.topics import create_topics
 from tests.integration.conftest import MakeTopic
 
 pytestmark = pytest.mark.kafka
@@ -43,6 +44,10 @@ def local_directory(tmp_path: Path) -> Iterator[Path]:
     """Give a directory whose broker is stopped at the end."""
     yield tmp_path
     stop_local(tmp_path)
+
+
+def admin_of(bootstrap_servers: str) -> AIOKafkaAdminClient:
+    return AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
 
 
 @asynccontextmanager
@@ -141,14 +146,21 @@ async def test_topic_that_exists_is_left_as_it_is(
     kafka: EmbeddedKafka, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic(partitions=3)
-    await create_topics(kafka.bootstrap_servers, {topic: 1, f"{topic}.new": 2})
+    await create_topics(
+        admin_of(kafka.bootstrap_servers),
+        {topic: 1, f"{topic}.new": 2},
+    )
     assert len(await describe(kafka.bootstrap_servers, topic)) == 3
     assert len(await describe(kafka.bootstrap_servers, f"{topic}.new")) == 2
 
 
 async def test_topic_that_kafka_refuses_is_named(kafka: EmbeddedKafka) -> None:
     with pytest.raises(InvalidReplicationFactorError, match="too-many-replicas"):
-        await create_topics(kafka.bootstrap_servers, {"too-many-replicas": 1}, replication_factor=2)
+        await create_topics(
+            admin_of(kafka.bootstrap_servers),
+            {"too-many-replicas": 1},
+            replication_factor=2,
+        )
 
 
 def test_every_port_is_bound_to_loopback(kafka: EmbeddedKafka) -> None:
@@ -280,7 +292,7 @@ async def test_local_broker_outlives_its_starter_and_keeps_its_data(local_direct
     assert broker.bootstrap_servers == f"127.0.0.1:{port}"
     assert start_local(local_directory, port) == broker  # idempotent
 
-    await create_topics(broker.bootstrap_servers, {"kept": 1})
+    await create_topics(admin_of(broker.bootstrap_servers), {"kept": 1})
     await send_all(broker.bootstrap_servers, "kept", [b"value"])
     assert stop_local(local_directory)
     assert not kafka_processes(local_directory)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from consumer.telemetry.logs import NOISY_LIBRARIES
+from consumer.telemetry.logs import LIBRARY_LEVELS
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _no_otel_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (None, *NOISY_LIBRARIES)]
+    loggers = [logging.getLogger(name) for name in (None, *LIBRARY_LEVELS)]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     yield
     logging.captureWarnings(capture=False)

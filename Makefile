@@ -1,0 +1,52 @@
+# Every target sets up what it needs, from Python 3.11 alone. `make` lists them.
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench schemas lock clean
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make the virtual environment with the locked packages.
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## Start Kafka and a worker, emit six ticks, show what becomes of each.
+	$(BIN)/vortex demo
+
+test: $(READY) ## Run the tests, on a real Kafka and the mini models.
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style, types and YAML.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict config.yaml
+	$(BIN)/vortex schemas --check
+
+format: $(READY) ## Put the code into shape.
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure our overhead, as ratios.
+	$(BIN)/python -m tests.benchmarks
+
+schemas: $(READY) ## Write the contract's JSON Schemas, AsyncAPI document and examples anew.
+	$(BIN)/vortex schemas schemas
+
+lock: $(READY) ## Resolve the dependencies anew.
+	$(BIN)/uv pip compile --quiet --no-header --generate-hashes --all-extras \
+		--python-version 3.11 pyproject.toml --upgrade --output-file requirements.lock
+
+clean: ## Remove the virtual environment and what runs left behind.
+	rm -rf $(VENV) demo-output artifacts .mypy_cache .pytest_cache .ruff_cache .hypothesis
