@@ -68,7 +68,11 @@ class Dispatcher:
         refusal = self._admission.on_arrival(job)
         if refusal is None:
             self.queue.push(job)
-            self._sweep_at_s = min(self._sweep_at_s, self._admission.latest_start_s(job))
+            self._sweep_at_s = min(
+                self._sweep_at_s,
+                self._admission.latest_start_s(job),
+                time.monotonic() + SWEEP_INTERVAL_S,
+            )
             self._wake.set()
         else:
             self._refuse(job, refusal)
@@ -103,6 +107,8 @@ class Dispatcher:
             for task in self._work():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+            for job in self.queue:
+                job.span.end()
             await self._engine.stop()
 
     # --- the queue --------------------------------------------------------------------------
@@ -180,9 +186,13 @@ class Dispatcher:
         made: Made
         try:
             made = await self._engine.run(_request(job))
+        except asyncio.CancelledError:
+            job.span.end()
+            raise
         except EngineLostError as error:
             self._engine_ready = False
             if _being_cancelled():
+                job.span.end()
                 raise asyncio.CancelledError from error
             logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
             semconv.record_failure(job.span, error)

@@ -13,6 +13,8 @@ MAX_VALUE_CHARS = 60
 _FREE_TEXT = frozenset(
     {"script", "prompt", "negative_prompt", "banned_concepts", "required_concepts"}
 )
+# Where an object or a list belongs, a string may be anything that the producer wrote.
+_CONTAINER_EXPECTED = frozenset({"model_type", "model_attributes_type", "tuple_type", "list_type"})
 
 
 def describe_validation_error(error: ValidationError) -> str:
@@ -33,8 +35,9 @@ def describe_validation_error(error: ValidationError) -> str:
 def _describe(problem: dict[str, Any]) -> str:
     field = ".".join(map(str, problem["loc"])) or "the value"
     message = problem["msg"].removeprefix("Value error, ")
-    value = _quotable(problem["loc"], problem["input"])
-    got = f", got {value}" if value is not None and problem["type"] != "missing" else ""
+    unquotable = problem["type"] == "missing" or problem["type"] in _CONTAINER_EXPECTED
+    value = None if unquotable else _quotable(problem["loc"], problem["input"])
+    got = f", got {value}" if value is not None else ""
     return f"{field}: {message}{got}"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter
 
 from schemas.recipe import MAX_SEED, ContractModel, Recipe
 
@@ -13,6 +14,16 @@ SCHEMA_VERSION: Final = 1
 MAX_TICK_BYTES: Final = 256 * 1024
 """A tick's value over this size is refused unread."""
 
+
+def _looks_like_a_time(value: object) -> object:
+    """Refuse bare numbers: pydantic would guess whether they are seconds or milliseconds."""
+    if not (isinstance(value, datetime) or (isinstance(value, str) and "T" in value)):
+        raise ValueError("must be a time as in RFC 3339, such as 2030-01-31T20:15:00+01:00")
+    return value
+
+
+# What comes out of a validator in front is no longer JSON to pydantic, and a string not strict.
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_looks_like_a_time)]
 SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -28,9 +39,9 @@ class SlotTick(ContractModel):
     """Number of the slot in its channel; the key of the outcome."""
     channel: Channel = "main"
     """The programme that the slot belongs to."""
-    deadline: AwareDatetime
+    deadline: Moment
     """The moment after which the slot is worthless, RFC 3339 with an offset."""
-    emitted_at: AwareDatetime | None = None
+    emitted_at: Moment | None = None
     """When the producer emitted the tick, RFC 3339 with an offset."""
     recipe: Recipe
     """What to make."""
@@ -162,9 +173,9 @@ class _Outcome(ContractModel):
     """The tick's channel."""
     source: TickSource
     """The tick's place in Kafka."""
-    deadline: AwareDatetime
+    deadline: Moment
     """The tick's deadline."""
-    decided_at: AwareDatetime
+    decided_at: Moment
     """When the outcome was decided."""
     slack_ms: float
     """Deadline minus decision; negative when the deadline had passed."""

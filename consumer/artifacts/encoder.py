@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -98,11 +100,12 @@ class SlotEncoder:
         """Hand frames `[n, H, W, 3]` uint8 to the encoder; blocks while its queue is full.
 
         Raises:
-            ArtifactError: an earlier frame could not be encoded.
+            ArtifactError: the frames are not as large as announced, or an earlier one could not be
+                encoded.
         """
         if self._attempt is None:
             raise ArtifactError("frames came before the encoder was begun")
-        self._attempt.put(np.array(frames, dtype=np.uint8))
+        self._attempt.write(frames)
 
     def finish(self, timeout_s: float) -> EncodedMedia:
         """Wait for the last frame to be written, and return the finished file.
@@ -111,7 +114,7 @@ class SlotEncoder:
             ArtifactError: encoding failed, or took longer.
         """
         if self._attempt is None:
-            raise ArtifactError("there is nothing to finish: no frames were written")
+            raise ArtifactError("there is nothing to finish: the encoder was not begun")
         return self._attempt.finish(timeout_s)
 
     def abort(self) -> None:
@@ -150,26 +153,35 @@ class _Attempt:
         self._thread = threading.Thread(target=self._run, name="vortex-encoder", daemon=True)
         self._thread.start()
 
-    def put(self, batch: np.ndarray | None, give_up_at: float = math.inf) -> None:
+    def write(self, frames: np.ndarray) -> None:
+        width, height = self._size
+        if frames.shape[1:] != (height, width, 3):
+            raise ArtifactError(f"frames must be [n, {height}, {width}, 3], got {frames.shape}")
+        self._put(np.array(frames, dtype=np.uint8))
+
+    def _put(self, batch: np.ndarray | None, timeout_s: float = math.inf) -> None:
+        give_up_at = time.monotonic() + timeout_s
         while self._thread.is_alive():
-            left_s = give_up_at - time.monotonic()
             try:
-                self._batches.put(batch, timeout=min(_PUT_POLL_S, max(left_s, 0.0)))
+                self._batches.put(batch, timeout=_PUT_POLL_S)
             except queue.Full:
-                if left_s <= 0:
-                    return  # the caller looks at the time itself
+                if time.monotonic() >= give_up_at:
+                    raise _too_slow(timeout_s) from None
                 continue
             return
         self._raise_error()
         raise ArtifactError("the encoder has stopped")
 
     def finish(self, timeout_s: float) -> EncodedMedia:
+        give_up_at = time.monotonic() + timeout_s
         if self._thread.is_alive():
-            self.put(None)
-        self._thread.join(timeout_s)
+            self._put(None, timeout_s)
+        self._thread.join(max(0.0, give_up_at - time.monotonic()))
         if self._thread.is_alive():
-            raise ArtifactError(f"encoding did not finish within {timeout_s:.1f} s")
+            raise _too_slow(timeout_s)
         self._raise_error()
+        if self._frames == 0:
+            raise ArtifactError("there is nothing to finish: no frames were written")
         width, height = self._size
         return EncodedMedia(
             path=self._path,
@@ -241,12 +253,12 @@ class _Attempt:
             container.mux(packet)
 
     def _next_batch(self) -> np.ndarray | None:
-        while True:
+        while not self._aborted.is_set():
             try:
                 return self._batches.get(timeout=_PUT_POLL_S)
             except queue.Empty:
-                if self._aborted.is_set():
-                    raise ArtifactError("aborted") from None
+                continue
+        raise ArtifactError("aborted")
 
 
 class _AudioTrack:
@@ -291,6 +303,10 @@ class _AudioTrack:
         for resampled in self._resampler.resample(frame):
             for packet in self._stream.encode(resampled):
                 self._container.mux(packet)
+
+
+def _too_slow(timeout_s: float) -> ArtifactError:
+    return ArtifactError(f"encoding did not finish within {timeout_s:.1f} s")
 
 
 def sha256_of(path: Path) -> str:

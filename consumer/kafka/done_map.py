@@ -8,7 +8,6 @@ next does not make it again.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Collection
 
 _PREFIX = "vortex-done-1:"
@@ -48,7 +47,7 @@ def decode_done(committed: int, metadata: str) -> set[int]:
         raise DoneMapError(f"offset metadata {metadata!r:.80} is of another version")
     try:
         packed = base64.b64decode(metadata.removeprefix(_PREFIX), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise DoneMapError(f"offset metadata {metadata!r:.80} cannot be read: {error}") from error
     bitmap = int.from_bytes(packed, "little")
     return {committed + 1 + bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1}

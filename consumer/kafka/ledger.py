@@ -41,7 +41,7 @@ class PartitionLedger:
     @property
     def span(self) -> int:
         """How far reading is ahead of the lowest unfinished offset."""
-        return self._position - self._lowest_unfinished(self._unfinished)
+        return self._position - self._lowest_unfinished(self._unfinished, self._done)
 
     def is_past(self, offset: int) -> bool:
         """Whether the offset's outcome was published, as far as is known."""
@@ -62,16 +62,22 @@ class PartitionLedger:
     def commit_point(self, finishing: Iterable[int]) -> CommitPoint:
         """Return what to commit if these offsets are finished by the same transaction."""
         finishing = set(finishing)
-        lowest = self._lowest_unfinished(self._unfinished - finishing)
         done = self._done | finishing
+        lowest = self._lowest_unfinished(self._unfinished - finishing, done)
         return CommitPoint(lowest, frozenset(offset for offset in done if offset > lowest))
 
     def committed(self, point: CommitPoint, finished: Iterable[int]) -> None:
         """Take note that the transaction went through."""
         self._unfinished.difference_update(finished)
         self._base = point.offset
+        # Below the committed offset there is nothing to wait for, read again or not.
+        self._position = max(self._position, point.offset)
         self._done = set(point.done)
 
-    def _lowest_unfinished(self, unfinished: Collection[int]) -> int:
-        # Adopted offsets may lie above the position: what is between is yet to be read again.
-        return min(min(unfinished, default=self._position), self._position)
+    def _lowest_unfinished(self, unfinished: Collection[int], done: Collection[int]) -> int:
+        # Adopted offsets may lie at the position or above it. What is between is yet to be read
+        # again; what is finished there will be read again too, and must count as finished.
+        lowest = min(min(unfinished, default=self._position), self._position)
+        while lowest in done:
+            lowest += 1
+        return lowest

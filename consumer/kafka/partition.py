@@ -11,7 +11,6 @@ from itertools import islice
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
     InvalidProducerEpoch,
-    KafkaError,
     MessageSizeTooLargeError,
     ProducerFenced,
 )
@@ -148,7 +147,7 @@ class Partition:
                 point = await self._publisher.start(self._config.request_timeout_s)
                 if point is None:
                     point = await self._beginning()
-            except (TimeoutError, KafkaError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - the other partitions go on in any case
                 logger.warning(
                     "Partition not claimed yet",
                     extra={**self._fields, "reason": repr(error), "backoff_s": backoff_s},

@@ -97,7 +97,7 @@ class TransactionalPublisher:
             await producer.begin_transaction()
             deliveries = [
                 await producer.send(
-                    record.topic, record.value, record.key, headers=list(record.headers)
+                    record.topic, _value_of(record), record.key, headers=list(record.headers)
                 )
                 for record in records
             ]
@@ -133,3 +133,8 @@ class TransactionalPublisher:
             return None
         done = decode_done(committed.offset, committed.metadata or "")
         return CommitPoint(committed.offset, frozenset(done))
+
+
+def _value_of(record: OutgoingRecord) -> bytes | None:
+    # aiokafka refuses a record that has neither key nor value, though Kafka has such records.
+    return b"" if record.key is None and record.value is None else record.value

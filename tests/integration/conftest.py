@@ -10,8 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.kafka.embedded import EmbeddedKafka
 from consumer.kafka.topics import create_topics
+from tests.lane import Lane
 
 MakeTopic = Callable[..., Awaitable[str]]
+MakeLane = Callable[..., Awaitable[Lane]]
 
 
 @pytest.fixture(scope="session")
@@ -37,5 +39,20 @@ def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopi
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
         await create_topics(admin, {topic: partitions}, configs=configs)
         return topic
+
+    return make
+
+
+@pytest.fixture
+def make_lane(kafka: EmbeddedKafka, make_topic: MakeTopic) -> MakeLane:
+    """Give `await make_lane(partitions=1, dead_letter=None)`; the latter are topic settings."""
+
+    async def make(partitions: int = 1, dead_letter: Mapping[str, str] | None = None) -> Lane:
+        return Lane.of(
+            kafka.bootstrap_servers,
+            await make_topic("ticks", partitions),
+            await make_topic("results"),
+            await make_topic("dead-letter", configs=dead_letter),
+        )
 
     return make

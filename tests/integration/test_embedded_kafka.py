@@ -216,7 +216,7 @@ async def test_two_of_three_nodes_accept_records_and_the_third_comes_back(
     with EmbeddedKafka(nodes=3) as cluster:
         servers = cluster.bootstrap_servers
         await create_topics(
-            servers,
+            admin_of(servers),
             {"replicated": 1},
             replication_factor=3,
             configs={"min.insync.replicas": "2"},

@@ -1,0 +1,157 @@
+"""An engine for tests that need slots but no videos; it does what a test tells it, slot by slot."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.engine.base import EngineLostError, SlotMade, SlotNotMade, SlotRequest
+from schemas import Artifact, Quality, Verification
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the work on one slot goes."""
+
+    work_s: float = 0.0
+    """Seconds of work."""
+    hold: asyncio.Event | None = None
+    """The work goes on until this is set, on top of `work_s`."""
+    error: Exception | None = None
+    """Raised at the end of the work; an `EngineLostError` takes the engine down."""
+    lost_when_cancelled: bool = False
+    """Cancelling the work takes the engine down."""
+    result: SlotMade | SlotNotMade | None = None
+    """What comes of it; None is a slot that was made."""
+
+
+class ScriptedEngine:
+    """An `Engine` whose slots follow scripts, by slot id.
+
+    It insists on what an engine may rely on: it is started first, makes one slot at a time, and is
+    started anew after it was lost.
+    """
+
+    def __init__(
+        self,
+        scripts: Mapping[int, Script] | None = None,
+        *,
+        default: Script | None = None,
+        predicted_s: float | None = None,
+    ) -> None:
+        """Take the scripts; all of them may be changed later.
+
+        Args:
+            scripts: by slot id.
+            default: of all other slots; without one they are made at once.
+            predicted_s: what `predict_s` answers.
+        """
+        self.scripts = dict(scripts or {})
+        self.default = default or Script()
+        self.predicted_s = predicted_s
+        self.start_error: Exception | None = None
+        """Raised by the next `start`."""
+        self.may_start = asyncio.Event()
+        """`start` waits for it; set unless a test clears it."""
+        self.may_start.set()
+        self.starts = 0
+        self.requests: list[SlotRequest] = []
+        """All that `run` was called with."""
+        self.finished: list[int] = []
+        """Slot ids that got a result."""
+        self.failed: list[int] = []
+        """Slot ids whose work raised an error."""
+        self.cancelled: list[int] = []
+        """Slot ids whose work was stopped from outside."""
+        self.running: int | None = None
+        """The slot id that is being made."""
+        self.up = False
+        """Whether the engine is started and not lost."""
+
+    @property
+    def started(self) -> list[int]:
+        """The slot ids whose work began, in order."""
+        return [request.slot_id for request in self.requests]
+
+    async def start(self) -> None:
+        """Be ready as soon as the test allows it."""
+        assert not self.up, "started twice"
+        self.starts += 1
+        await self.may_start.wait()
+        if self.start_error is not None:
+            raise self.start_error
+        self.up = True
+
+    async def run(self, request: SlotRequest) -> SlotMade | SlotNotMade:
+        """Follow the slot's script."""
+        assert self.up, "asked for a slot before it was started, or after it was lost"
+        assert self.running is None, f"asked for a slot while slot {self.running} is being made"
+        script = self.scripts.get(request.slot_id, self.default)
+        self.requests.append(request)
+        self.running = request.slot_id
+        try:
+            await self._work(script)
+        except asyncio.CancelledError as error:
+            self.cancelled.append(request.slot_id)
+            if script.lost_when_cancelled:
+                self.up = False
+                raise EngineLostError("did not stop when it was told to") from error
+            raise
+        except Exception as error:
+            self.failed.append(request.slot_id)
+            self.up = self.up and not isinstance(error, EngineLostError)
+            raise
+        finally:
+            self.running = None
+        self.finished.append(request.slot_id)
+        return script.result or slot_made(request)
+
+    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+        """Return `predicted_s`, whatever the recipe."""
+        return self.predicted_s
+
+    async def stop(self) -> None:
+        """Be down."""
+        self.up = False
+
+    async def _work(self, script: Script) -> None:
+        await asyncio.sleep(script.work_s)
+        if script.hold is not None:
+            await script.hold.wait()
+        if script.error is not None:
+            raise script.error
+
+
+def slot_made(request: SlotRequest) -> SlotMade:
+    """Return a valid result for a request; the same request gives the same result."""
+    name = f"{request.channel}/{request.slot_id}"
+    params = request.recipe["slot_params"]
+    width, height = map(int, params["resolution"].split("x"))
+    frames = max(1, round(params["duration_sec"] * params["fps"]))
+    return SlotMade(
+        artifact=Artifact(
+            uri=f"memory://slots/{name}.mp4",
+            bytes=1000 + request.slot_id % 1000,
+            sha256=hashlib.sha256(f"{name}/{request.seed}".encode()).hexdigest(),
+            duration_s=frames / params["fps"],
+            width=width,
+            height=height,
+            fps=params["fps"],
+        ),
+        verification=Verification(
+            score_clip_b=0.78,
+            score_clip_l=0.81,
+            ensemble_score=0.798,
+            self_check_passed=True,
+            enforced=True,
+            outlier_detected=False,
+            embedding=(1.0, *([0.0] * 511)),
+        ),
+        quality=Quality(frames_computed=frames, frames_total=frames, steps=4, rung="full"),
+        seed=request.seed,
+        models={"scripted": "1"},
+        times_ms={"audio_ms": 40.0, "image_ms": 30.0, "video_ms": 200.0, "clip_ms": 5.0},
+    )

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from consumer.admission import Admission
+from consumer.dispatcher import Dispatcher, Made
+from consumer.engine.base import Engine, EngineLostError, EngineStartError, SlotMade, SlotNotMade
+from consumer.job import Job
+from schemas import MissReason, Stage
+from tests.engines import Script, ScriptedEngine
+from tests.unit.consumer.jobs import job
+
+FAILED = SlotNotMade(MissReason.FAILED, Stage.AUDIO, "no such voice", {"audio_ms": 1.0})
+LOST = EngineLostError("the GPU is gone")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One call of the dispatcher's `decide`."""
+
+    made: Made
+    started_s: float | None
+    at_s: float
+
+    @property
+    def reason(self) -> MissReason | None:
+        return self.made.reason if isinstance(self.made, SlotNotMade) else None
+
+
+@dataclass
+class Bench:
+    """A dispatcher at work, and what it decided by slot id."""
+
+    dispatcher: Dispatcher
+    decided: dict[int, Decided]
+    serving: asyncio.Task[None] = field(init=False)
+
+    def submit(self, *jobs: Job) -> None:
+        for one in jobs:
+            self.dispatcher.submit(one)
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+        """Wait until a condition holds; an error of the dispatcher comes out here."""
+        give_up_s = time.monotonic() + timeout_s
+        while not condition():
+            if self.serving.done():
+                self.serving.result()
+            assert time.monotonic() < give_up_s, "it did not happen"
+            await asyncio.sleep(0.002)
+
+    async def until_decided(self, *slot_ids: int) -> list[Decided]:
+        """Wait until slots are decided; return what was decided."""
+        await self.until(lambda: self.decided.keys() >= set(slot_ids))
+        return [self.decided[slot_id] for slot_id in slot_ids]
+
+
+@asynccontextmanager
+async def serving(engine: Engine) -> AsyncIterator[Bench]:
+    """Run a dispatcher around the engine until the block ends."""
+    decided: dict[int, Decided] = {}
+
+    def decide(one: Job, made: Made, started_s: float | None) -> None:
+        assert one.tick.slot_id not in decided, "a slot is decided once"
+        decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
+
+    bench = Bench(Dispatcher(engine, Admission(engine), decide), decided)
+    bench.serving = asyncio.create_task(bench.dispatcher.run())
+    try:
+        yield bench
+    finally:
+        bench.serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError, EngineStartError):
+            await bench.serving
+
+
+def held() -> Script:
+    """Return the script of a slot that is never finished."""
+    return Script(hold=asyncio.Event())
+
+
+# Making slots
+
+
+async def test_earliest_deadline_is_made_first() -> None:
+    engine = ScriptedEngine()
+    engine.may_start.clear()
+    async with serving(engine) as bench:
+        bench.submit(*(job(slot_id, deadline_in_s=s) for slot_id, s in enumerate([30, 10, 20])))
+        engine.may_start.set()
+        await bench.until_decided(0, 1, 2)
+    assert engine.started == [1, 2, 0]
+
+
+async def test_slot_that_comes_later_overtakes_those_that_wait_but_not_the_running_one() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=40))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=30), job(2, deadline_in_s=20))
+        hold.set()
+        await bench.until_decided(0, 1, 2)
+    assert engine.started == engine.finished == [0, 2, 1]
+
+
+async def test_decision_holds_what_was_made_and_when_its_work_began() -> None:
+    engine = ScriptedEngine({1: Script(work_s=0.05), 2: Script(result=FAILED)})
+    before_s = time.monotonic()
+    async with serving(engine) as bench:
+        bench.submit(job(1), job(2))
+        made, failed = await bench.until_decided(1, 2)
+    assert isinstance(made.made, SlotMade)
+    assert made.made.seed == engine.requests[0].seed
+    assert made.started_s is not None
+    assert before_s <= made.started_s <= made.at_s - 0.05
+    assert failed.made == FAILED
+
+
+async def test_engine_gets_the_slot_as_it_was_asked_for() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        asked = job(7)
+        bench.submit(asked)
+        await bench.until_decided(7)
+    (request,) = engine.requests
+    assert (request.key, request.slot_id, request.channel) == (asked.key, 7, "main")
+    assert (request.recipe, request.seed) == (asked.recipe, asked.seed)
+    assert request.deadline_s == asked.deadline_s
+
+
+async def test_idle_means_that_nothing_waits_and_nothing_is_made() -> None:
+    engine = ScriptedEngine({1: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        assert bench.dispatcher.idle
+        bench.submit(job(1))
+        assert not bench.dispatcher.idle
+        await bench.until(lambda: engine.running == 1)
+        assert not bench.dispatcher.idle
+        hold.set()
+        await bench.until(lambda: bench.dispatcher.idle)
+        assert engine.finished == [1]
+
+
+# Hopeless slots
+
+
+async def test_expired_slot_is_answered_without_an_engine() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        bench.submit(job(1, deadline_in_s=-1.0))
+        assert bench.decided[1].reason is MissReason.EXPIRED
+        assert bench.decided[1].started_s is None
+    assert engine.started == []
+
+
+async def test_slot_that_takes_longer_than_is_left_is_answered_at_once() -> None:
+    engine = ScriptedEngine(predicted_s=10.0)
+    async with serving(engine) as bench:
+        bench.submit(job(1, deadline_in_s=9.0))
+        assert bench.decided[1].reason is MissReason.PREDICTED
+    assert engine.started == []
+
+
+async def test_slot_that_became_hopeless_is_answered_while_the_engine_is_busy() -> None:
+    engine = ScriptedEngine({0: held()}, predicted_s=10.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=11.0))
+        await bench.until(lambda: engine.running == 0)
+        waiting = job(1, deadline_in_s=10.2)
+        bench.submit(waiting, job(2, deadline_in_s=60.0))
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+        assert decided.started_s is None
+        assert 0 <= decided.at_s - (waiting.deadline_s - 10.0) < 0.5
+        assert engine.running == 0
+        assert 2 not in bench.decided
+
+
+async def test_slot_that_became_hopeless_is_answered_while_the_engine_starts() -> None:
+    engine = ScriptedEngine()
+    engine.may_start.clear()
+    async with serving(engine) as bench:
+        waiting = job(1, deadline_in_s=0.1)
+        bench.submit(waiting)
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+        assert 0 <= decided.at_s - waiting.deadline_s < 0.5
+        assert not bench.dispatcher.engine_ready
+    assert engine.started == []
+
+
+async def test_prediction_that_grew_is_noticed_while_the_engine_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumer.dispatcher.SWEEP_INTERVAL_S", 0.05)
+    engine = ScriptedEngine({0: held()}, predicted_s=1.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=30.0))
+        engine.predicted_s = 40.0
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+
+
+async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=10.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        waiting = job(1, deadline_in_s=10.1)
+        bench.submit(waiting)
+        engine.predicted_s = 1.0
+        hopeless_s = waiting.deadline_s - 10.0
+        await bench.until(lambda: time.monotonic() > hopeless_s + 0.05)
+        hold.set()
+        (decided,) = await bench.until_decided(1)
+        assert isinstance(decided.made, SlotMade)
+
+
+# A lost engine
+
+
+async def test_slot_of_a_lost_engine_is_answered_and_the_next_one_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine({1: Script(error=LOST)})
+    async with serving(engine) as bench:
+        bench.submit(job(1, deadline_in_s=20), job(2, deadline_in_s=30))
+        lost, made = await bench.until_decided(1, 2)
+    assert lost.made == SlotNotMade(MissReason.ENGINE_LOST, None, "the GPU is gone", {})
+    assert lost.started_s is not None
+    assert isinstance(made.made, SlotMade)
+    assert engine.starts == 2
+    (said,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert said.exc_info is not None
+
+
+async def test_nothing_starts_before_a_lost_engine_is_replaced() -> None:
+    engine = ScriptedEngine({1: Script(error=LOST)})
+    async with serving(engine) as bench:
+        await bench.until(lambda: bench.dispatcher.engine_ready)
+        engine.may_start.clear()
+        bench.submit(job(1, deadline_in_s=20), job(2, deadline_in_s=30))
+        await bench.until(lambda: engine.starts == 2)
+        assert not bench.dispatcher.engine_ready
+        assert bench.decided.keys() == {1}
+        engine.may_start.set()
+        await bench.until_decided(2)
+
+
+async def test_engine_that_cannot_start_ends_the_dispatcher() -> None:
+    engine = ScriptedEngine()
+    engine.start_error = EngineStartError("the models are missing")
+    async with serving(engine) as bench:
+        bench.submit(job(1))
+        with pytest.raises(EngineStartError, match="models are missing"):
+            await bench.serving
+        assert bench.decided == {}
+
+
+# Slots that are no longer ours
+
+
+async def test_dropped_slot_is_stopped_undecided_and_the_next_one_served() -> None:
+    engine = ScriptedEngine({1: held()})
+    async with serving(engine) as bench:
+        dropped = job(1)
+        bench.submit(dropped)
+        await bench.until(lambda: engine.running == 1)
+        bench.submit(job(2))
+        bench.dispatcher.drop(dropped.key)
+        await bench.until_decided(2)
+        assert bench.decided.keys() == {2}
+    assert (engine.cancelled, engine.finished) == ([1], [2])
+    assert engine.starts == 1
+
+
+async def test_dropped_slot_that_waits_is_never_started() -> None:
+    engine = ScriptedEngine()
+    engine.may_start.clear()
+    async with serving(engine) as bench:
+        dropped = job(1, deadline_in_s=20)
+        bench.submit(dropped, job(2, deadline_in_s=30))
+        bench.dispatcher.drop(dropped.key)
+        engine.may_start.set()
+        await bench.until_decided(2)
+        assert bench.decided.keys() == {2}
+    assert engine.started == [2]
+
+
+async def test_dropping_another_slot_leaves_the_running_one_alone() -> None:
+    engine = ScriptedEngine({1: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        bench.submit(job(1))
+        await bench.until(lambda: engine.running == 1)
+        bench.dispatcher.drop(job(9).key)
+        hold.set()
+        await bench.until_decided(1)
+    assert engine.finished == [1]
+
+
+async def test_engine_lost_while_it_stops_a_dropped_slot_is_replaced() -> None:
+    engine = ScriptedEngine({1: Script(hold=asyncio.Event(), lost_when_cancelled=True)})
+    async with serving(engine) as bench:
+        dropped = job(1)
+        bench.submit(dropped)
+        await bench.until(lambda: engine.running == 1)
+        bench.submit(job(2))
+        bench.dispatcher.drop(dropped.key)
+        await bench.until_decided(2)
+        assert bench.decided.keys() == {2}
+    assert engine.starts == 2
+
+
+# Closing
+
+
+async def test_closing_makes_what_fits_and_leaves_the_rest_undecided() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=5.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=30))
+        bench.dispatcher.finish_by(time.monotonic() + 10.0)
+        hold.set()
+        await bench.until_decided(0, 1)
+        bench.dispatcher.finish_by(time.monotonic() + 4.0)
+        bench.submit(job(2, deadline_in_s=20), job(3, deadline_in_s=30))
+        await bench.until(lambda: bench.dispatcher.idle)
+        assert bench.decided.keys() == {0, 1}
+    assert engine.started == [0, 1]
+
+
+async def test_hopeless_slot_is_answered_while_closing() -> None:
+    engine = ScriptedEngine(predicted_s=5.0)
+    async with serving(engine) as bench:
+        await bench.until(lambda: bench.dispatcher.engine_ready)
+        bench.dispatcher.finish_by(time.monotonic())
+        bench.submit(job(1, deadline_in_s=4.0))
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+
+
+async def test_end_stops_the_running_slot_undecided_and_then_the_engine() -> None:
+    engine = ScriptedEngine({1: held()})
+    async with serving(engine) as bench:
+        bench.submit(job(1), job(2))
+        await bench.until(lambda: engine.running == 1)
+    assert engine.cancelled == [1]
+    assert not engine.up
+    assert bench.decided == {}
+    assert bench.serving.cancelled()
