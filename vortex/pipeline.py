@@ -31,6 +31,7 @@ from vortex.orchestration.models import GenerationBreakdown
 from vortex.slot import SlotContext, slot_seed
 from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.device import device_of
 from vortex.utils.side_by_side import side_by_side
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
@@ -363,19 +364,3 @@ def _read(recipe: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(recipe)
     except ValidationError as error:
         raise InvalidRecipeError(f"recipe: {describe_validation_error(error)}") from error
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device that a configured name stands for.
-
-    Raises:
-        VortexInitializationError: this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise VortexInitializationError(
-            f"device.name {name}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return device

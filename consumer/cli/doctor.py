@@ -59,7 +59,7 @@ def _passes(name: str, check: Callable[[WorkerConfig], str], settings: WorkerCon
 
 def _device(settings: WorkerConfig) -> str:
     try:
-        from vortex.pipeline import device_of
+        from vortex.utils.device import device_of
     except ModuleNotFoundError as error:
         raise _NotReadyError(
             f"the package {error.name} is missing; install vortex-slots[pipeline]"

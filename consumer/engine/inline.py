@@ -30,6 +30,7 @@ from vortex.errors import (
     StageHungError,
     VortexInitializationError,
 )
+from vortex.models.manifest import verify_manifest
 from vortex.orchestration import SlotResult, SlotScheduler
 from vortex.slot import SlotContext
 
@@ -259,7 +260,9 @@ class InlineEngine:
 
 
 def _load_pipeline(config: WorkerConfig) -> VortexPipeline:
-    # Here and not above: the libraries take seconds to load, and the group does not wait.
+    verify_manifest(config.models.profile_directory)
+    # Here and not above: the libraries take seconds to load. The group does not wait for them, nor
+    # does a user whose weights are missing.
     from vortex.pipeline import VortexPipeline
 
     return VortexPipeline(config=config)

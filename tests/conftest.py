@@ -1,0 +1,55 @@
+"""The mini models, built once for all runs of the tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consumer.config import WorkerConfig
+
+ROOT = Path(__file__).parent.parent
+BUILDER_SOURCES = (
+    "vortex/models/mini.py",
+    "vortex/models/kokoro_packaged.py",
+    "vortex/models/manifest.py",
+    "vortex/models/data/mini_corpus.txt",
+)
+
+
+@pytest.fixture(scope="session")
+def mini_models() -> Path:
+    """Give a directory of models, as `models.directory` takes it, that holds the profile `mini`.
+
+    It lies in the user's cache, under a name that changes with the sources that build it.
+    """
+    digest = hashlib.sha256()
+    for source in BUILDER_SOURCES:
+        digest.update((ROOT / source).read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = cache / "vortex" / "tests" / digest.hexdigest()[:16]
+    if not (directory / "mini").exists():
+        from vortex.models.mini import build_mini  # takes seconds to import
+
+        build_mini(directory / "mini")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def mini_config(mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerConfig:
+    """Give the packaged configuration with the mini models on the CPU, and without a warm-up."""
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    content = {
+        "device": {"name": "cpu"},
+        "models": {"directory": str(mini_models)},
+        "pipeline": {"warmup": False},
+        "artifacts": {"url": str(tmp_path_factory.mktemp("artifacts"))},
+    }
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.upper().startswith("VORTEX__")]:
+            environment.delenv(name)
+        return WorkerConfig.load(path)

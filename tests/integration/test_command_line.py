@@ -1,0 +1,259 @@
+"""The command `vortex` as a user meets it: exit codes, and what stands on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from consumer.artifacts import ArtifactStore
+from consumer.config import KafkaConfig
+from consumer.telemetry.trace_file import SpanRecord
+from schemas import SlotComplete, parse_outcome
+from tests.integration.conftest import MakeLane
+from tests.otlp_receiver import OtlpReceiver
+
+VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
+TIMEOUT_S = 90.0
+STAGES = ("audio", "image", "video", "clip", "encode", "store")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without what configures Vortex or OpenTelemetry."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("VORTEX__", "OTEL_"))
+    }
+    return kept | {"COLUMNS": "200", **variables}
+
+
+def vortex(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*VORTEX, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environment(**variables),
+        check=False,
+    )
+
+
+def kafka_variables(config: KafkaConfig) -> dict[str, str]:
+    return {"VORTEX__KAFKA": config.model_dump_json(exclude={"security"})}
+
+
+def complaint(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
+    """Return the one line on standard error with which a command must have failed."""
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, done.stderr
+    return lines[0].removeprefix("vortex: ")
+
+
+# What a new user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kafka: {bootstrap_server: x:1}", "did you mean 'bootstrap_servers'?"),
+        ("orchestration: {timeouts: {audio_s: 15s}}", "a plain number, in seconds"),
+        ("a: b: c", "is not valid YAML"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run",), ("config", "show"), ("doctor",)])
+def test_bad_configuration_is_one_line(
+    command: tuple[str, ...], text: str, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert expected in complaint(vortex(*command, "--config", str(path)), exit_code=2)
+
+
+@pytest.mark.parametrize(
+    "command", [("run",), ("tick",), ("watch",), ("kafka", "create-topics")], ids=" ".join
+)
+def test_unreachable_kafka_is_one_line(command: tuple[str, ...]) -> None:
+    done = vortex(*command, VORTEX__KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    said = complaint(done, exit_code=3)
+    assert "Kafka cannot be reached" in said
+    assert "127.0.0.1:1" in said
+    assert "vortex kafka start" in said
+
+
+@pytest.mark.kafka
+async def test_missing_topics_are_one_line(make_lane: MakeLane) -> None:
+    lane = await make_lane()
+    done = vortex(
+        "run",
+        VORTEX__KAFKA__BOOTSTRAP_SERVERS=lane.config.bootstrap_servers,
+        VORTEX__KAFKA__TOPICS__TICKS="not.there",
+    )
+    said = complaint(done, exit_code=3)
+    assert "no topic not.there, slot.dead-letter, slot.results" in said
+    assert "vortex kafka create-topics" in said
+
+
+@pytest.mark.kafka
+async def test_missing_weights_are_one_line(make_lane: MakeLane, tmp_path: Path) -> None:
+    lane = await make_lane()
+    variables = kafka_variables(lane.config) | {
+        "VORTEX__MODELS__DIRECTORY": str(tmp_path / "nothing"),
+        "VORTEX__ARTIFACTS__URL": str(tmp_path / "slots"),
+    }
+    said = complaint(vortex("run", **variables), exit_code=3)
+    assert f"there are no models in {tmp_path}/nothing/mini" in said
+    assert "vortex models build" in said
+
+
+@pytest.mark.kafka
+async def test_store_that_cannot_be_written_is_one_line(
+    make_lane: MakeLane, tmp_path: Path
+) -> None:
+    lane = await make_lane()
+    (tmp_path / "file").touch()  # no directory can be made below it, whoever tries
+    place = str(tmp_path / "file" / "slots")
+    variables = kafka_variables(lane.config) | {"VORTEX__ARTIFACTS__URL": place}
+    said = complaint(vortex("run", **variables), exit_code=3)
+    assert said == f"artifacts.url {place} cannot be written: Not a directory"
+
+
+def test_doctor_says_what_to_do_about_each_thing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = vortex(
+        "doctor",
+        VORTEX__KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1",
+        VORTEX__MODELS__DIRECTORY=str(tmp_path / "nothing"),
+        VORTEX__ARTIFACTS__URL=str(tmp_path / "file" / "slots"),
+        VORTEX__TELEMETRY__EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
+    )
+    assert done.returncode == 3
+    assert done.stderr == ""
+    verdicts = {line[5:15].strip(): line for line in done.stdout.splitlines()}
+    assert verdicts["device"].startswith("OK")
+    for name, remedy in {
+        "weights": "vortex models build",
+        "kafka": "vortex kafka start",
+        "store": "cannot be written",
+        "collector": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    }.items():
+        assert verdicts[name].startswith("FAIL")
+        assert remedy in verdicts[name]
+
+
+def test_config_show_masks_secrets() -> None:
+    done = vortex(
+        "config",
+        "show",
+        VORTEX__KAFKA__SECURITY__PASSWORD="hunter2",
+        VORTEX__KAFKA__GROUP_ID="of-the-environment",
+    )
+    assert done.returncode == 0
+    assert "of-the-environment" in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+@pytest.mark.parametrize("option", [("--fps", "61"), ("--resolution", "huge"), ("--script", "")])
+def test_tick_that_no_worker_would_read_is_not_emitted(option: tuple[str, str]) -> None:
+    done = vortex("tick", *option, VORTEX__KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert option[0].removeprefix("--") in complaint(done, exit_code=2)
+
+
+# The whole way of a tick
+
+
+@contextmanager
+def running_worker(variables: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Run `vortex run` until it is ready, and kill it at the end if it runs still."""
+    with subprocess.Popen(
+        [*VORTEX, "run", "--worker-id", "tested"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**variables),
+    ) as process:
+        try:
+            assert process.stderr
+            events = []
+            while "Engine ready" not in events:
+                line = process.stderr.readline()
+                assert line, f"the worker ended after {events}"
+                events.append(json.loads(line)["event"])
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.kafka
+@pytest.mark.models
+@pytest.mark.timeout(240)
+async def test_trace_of_a_tick_is_one_tree_from_emission_to_publication(
+    make_lane: MakeLane, mini_models: Path, tmp_path: Path
+) -> None:
+    lane = await make_lane()
+    with OtlpReceiver() as collector:
+        variables = kafka_variables(lane.config) | {
+            "VORTEX__MODELS__DIRECTORY": str(mini_models),
+            "VORTEX__ARTIFACTS__URL": str(tmp_path / "slots"),
+            "VORTEX__TELEMETRY__EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        }
+        with running_worker(variables) as worker:
+            emitted = vortex("tick", "--slot-id", "7", "--duration", "2", **variables)
+            assert emitted.returncode == 0, emitted.stderr
+            watched = vortex(
+                "watch", "--from-start", "--count", "1", "--timeout", "60", "--json", **variables
+            )
+            assert watched.returncode == 0, watched.stderr
+            worker.send_signal(signal.SIGTERM)
+            _, rest = worker.communicate(timeout=30)
+            assert worker.returncode == 0
+        spans = collector.spans()
+
+    outcome = parse_outcome(watched.stdout)
+    assert isinstance(outcome, SlotComplete)
+    store = ArtifactStore(variables["VORTEX__ARTIFACTS__URL"])
+    assert store.is_whole(outcome.artifact.uri, outcome.artifact.sha256)
+    assert "Thank you for watching" not in rest
+
+    (root,) = [span for span in spans if span.name == "vortex tick"]
+    assert root.parent_span_id is None
+    tree = [span for span in spans if span.trace_id == root.trace_id]
+    topics = lane.config.topics
+    assert paths(tree) == {
+        "vortex tick",
+        f"vortex tick > send {topics.ticks}",
+        *(
+            f"vortex tick > send {topics.ticks} > process {topics.ticks}{below}"
+            for below in (
+                "",
+                " > slot.queue",
+                " > slot.make",
+                *(f" > slot.make > slot.{stage}" for stage in STAGES),
+                *(f" > slot.make > slot.{stage} > slot.{stage} attempt" for stage in STAGES[:4]),
+                f" > send {topics.results}",
+            )
+        ),
+    }
+    assert {span.status for span in tree} == {"UNSET"}
+
+
+def paths(spans: list[SpanRecord]) -> set[str]:
+    """Return the names of each span and of all above it; a lost parent leaves a shorter path."""
+    by_id = {span.span_id: span for span in spans}
+
+    def path(span: SpanRecord) -> str:
+        above = by_id.get(span.parent_span_id or "")
+        return span.name if above is None else f"{path(above)} > {span.name}"
+
+    assert len(by_id) == len(spans)
+    return {path(span) for span in spans}

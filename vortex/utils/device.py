@@ -1,0 +1,23 @@
+"""Where the models run."""
+
+from __future__ import annotations
+
+import torch
+
+from vortex.errors import VortexInitializationError
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that a configured name stands for.
+
+    Raises:
+        VortexInitializationError: this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise VortexInitializationError(
+            f"device.name {name}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
