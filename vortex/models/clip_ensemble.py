@@ -132,11 +132,12 @@ class ClipEncoder:
 
         source = f"local-dir:{directory}"
         try:
-            self._model = open_clip.create_model(source, device=device)
+            # Without the last argument, absent weights would mean random ones.
+            self._model = open_clip.create_model(source, device=device, require_pretrained=True)
             self._tokenize = open_clip.get_tokenizer(source)
             config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
             preprocessing = config["preprocess_cfg"]
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # the libraries behind it have errors of their own
             reason = " ".join(str(error).split())[:300]
             raise VortexInitializationError(
                 f"{directory.name}: {directory} cannot be loaded: {reason}"

@@ -48,9 +48,9 @@ class FluxImage:
         transformers_logging.disable_progress_bar()
         try:
             pipeline = FluxPipeline.from_pretrained(
-                directory, dtype=dtype, local_files_only=True, use_safetensors=True
+                str(directory), dtype=dtype, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except Exception as error:  # the libraries behind it have errors of their own
             reason = " ".join(str(error).split())[:300]
             raise VortexInitializationError(
                 f"flux: {directory} cannot be loaded: {reason}"

@@ -52,8 +52,8 @@ def verify_manifest(directory: Path, *, checksums: bool = False) -> dict[str, st
             f"{path} has format_version {version}, known is {FORMAT_VERSION}; {remedy}"
         )
     for name in MODELS:
-        if name not in models:
-            raise VortexInitializationError(f"{directory} has no model '{name}'; {remedy}")
+        if not {"files", "revision"} <= models.get(name, {}).keys():
+            raise VortexInitializationError(f"{path} does not describe '{name}'; {remedy}")
         for relative, expected in models[name]["files"].items():
             wrong = _compare(directory / name / relative, expected, checksums)
             if wrong:

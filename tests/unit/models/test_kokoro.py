@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vortex.errors import InvalidRecipeError, VortexInitializationError
+from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech
+from vortex.utils.cancellation import CancellationToken, StageCancelled
+
+pytestmark = pytest.mark.models
+
+SHORT = "Good evening."
+SENTENCES = ("Good evening.", "It rains in the north.", "The sun shines.")
+MELODIC_VOICE = "jf_nezumi"  # of the packaged ones, the one whose pitch is told most clearly
+EMOTIONS = ("neutral", "excited", "sad", "angry", "manic")
+
+
+@pytest.fixture(scope="module")
+def kokoro(mini_models: Path) -> KokoroSpeech:
+    return KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="jm_kumo", threads=2)
+
+
+def say(kokoro: KokoroSpeech, script: str = SHORT, **changes: Any) -> Speech:
+    settings: dict[str, Any] = {"max_duration_s": 30.0, "token": CancellationToken()}
+    return kokoro.synthesize(script, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def readings(kokoro: KokoroSpeech) -> Mapping[str, Speech]:
+    """Give one sentence, read with each emotion."""
+    sentence = "The weather is cold and dark, with rain in the north."
+    return {
+        emotion: say(kokoro, sentence, emotion=emotion, voice_id=MELODIC_VOICE)
+        for emotion in EMOTIONS
+    }
+
+
+def test_speech_is_audible_bounded_and_of_the_default_voice(kokoro: KokoroSpeech) -> None:
+    speech = say(kokoro)
+    assert speech.voice_id == "jm_kumo"
+    assert speech.sample_rate_hz == SAMPLE_RATE_HZ
+    assert speech.waveform.dtype == np.float32
+    assert 0.5 < speech.duration_s < 3.0
+    assert 0.1 < np.abs(speech.waveform).max() < 1.0
+    assert not speech.truncated
+
+
+def test_same_arguments_give_the_same_samples(kokoro: KokoroSpeech) -> None:
+    assert np.array_equal(say(kokoro).waveform, say(kokoro).waveform)
+
+
+def test_every_voice_sounds_different(kokoro: KokoroSpeech) -> None:
+    assert len(kokoro.voices) > 1
+    spoken = [say(kokoro, voice_id=voice) for voice in kokoro.voices]
+    assert [speech.voice_id for speech in spoken] == list(kokoro.voices)
+    assert len({speech.waveform.tobytes() for speech in spoken}) == len(kokoro.voices)
+
+
+def test_speed_changes_the_length(kokoro: KokoroSpeech) -> None:
+    slow_s, natural_s, fast_s = (say(kokoro, speed=s).duration_s for s in (0.8, 1.0, 1.2))
+    assert slow_s > 1.1 * natural_s > 1.1 * 1.05 * fast_s
+
+
+def test_emotions_change_the_tempo(readings: Mapping[str, Speech]) -> None:
+    """By the reciprocal of 1.15, 1.06, 1.04, 1 and 0.9, nearly: pauses do not scale."""
+    length_s = {emotion: speech.duration_s for emotion, speech in readings.items()}
+    order = sorted(EMOTIONS, key=length_s.__getitem__)
+    assert order == ["manic", "excited", "angry", "neutral", "sad"]
+    assert length_s["manic"] < 0.92 * length_s["neutral"] < 0.92 * 0.95 * length_s["sad"]
+
+
+def test_emotions_change_the_pitch(readings: Mapping[str, Speech]) -> None:
+    """By factors of 1.08, 1.05, 0.97 and 0.96."""
+    pitch_hz = {emotion: median_pitch_hz(speech) for emotion, speech in readings.items()}
+    high = min(pitch_hz["manic"], pitch_hz["excited"])
+    low = max(pitch_hz["sad"], pitch_hz["angry"])
+    assert high > 1.02 * pitch_hz["neutral"] > 1.02 * 1.01 * low
+
+
+def test_emotions_change_the_loudness(readings: Mapping[str, Speech]) -> None:
+    """By +3, +3, +2 and -3 dB, of which the limiter takes some."""
+    level_db = {emotion: loudness_db(speech) for emotion, speech in readings.items()}
+    gains = {emotion: level_db[emotion] - level_db["neutral"] for emotion in EMOTIONS}
+    assert gains["sad"] == pytest.approx(-3.0, abs=0.7)
+    assert gains["excited"] == pytest.approx(2.0, abs=0.7)
+    assert gains["angry"] == pytest.approx(3.0, abs=1.0)
+    assert gains["manic"] == pytest.approx(3.0, abs=1.0)
+
+
+def test_script_longer_than_the_slot_is_cut_at_a_sentence_with_a_warning(
+    kokoro: KokoroSpeech, caplog: pytest.LogCaptureFixture
+) -> None:
+    two = say(kokoro, " ".join(SENTENCES[:2]))
+    assert our_warnings(caplog) == []
+    max_duration_s = two.duration_s + 0.1
+    cut = say(kokoro, " ".join(SENTENCES), max_duration_s=max_duration_s)
+    assert np.array_equal(cut.waveform, two.waveform)
+    assert cut.truncated
+    (record,) = our_warnings(caplog)
+    assert record.message == "Script cut at a sentence: it is longer than the slot"
+    assert vars(record)["sentences"] == 3
+    assert vars(record)["sentences_spoken"] == 2
+    assert "evening" not in str(vars(record))
+
+
+@pytest.mark.parametrize("max_duration_s", [0.05, 0.7, 1.7])
+def test_sentence_longer_than_the_slot_is_cut_to_fit(
+    kokoro: KokoroSpeech, max_duration_s: float
+) -> None:
+    sentence = "Good evening to all, who watch this long programme tonight, from the north."
+    speech = say(kokoro, sentence, max_duration_s=max_duration_s)
+    assert speech.truncated
+    assert 0 < len(speech.waveform) <= int(max_duration_s * SAMPLE_RATE_HZ)
+    assert abs(speech.waveform[-1]) < 0.01  # no click at the cut
+
+
+def test_what_cannot_be_spoken_is_left_out(kokoro: KokoroSpeech) -> None:
+    with_noise = say(kokoro, f"... ♪♫! {SHORT} !?!")
+    assert np.array_equal(with_noise.waveform, say(kokoro).waveform)
+    assert not with_noise.truncated
+
+
+@pytest.mark.parametrize("script", ["...", "!?! -- ...", "♪♫", "\u200b", "\n"])
+def test_script_without_anything_to_speak_is_refused(kokoro: KokoroSpeech, script: str) -> None:
+    with pytest.raises(InvalidRecipeError, match=r"^audio_track\.script: nothing in it can be"):
+        say(kokoro, script)
+
+
+def test_unknown_voice_is_refused_and_the_known_ones_named(kokoro: KokoroSpeech) -> None:
+    with pytest.raises(InvalidRecipeError, match="voice_id 'af_nobody' is not known") as caught:
+        say(kokoro, voice_id="af_nobody")
+    assert all(voice in str(caught.value) for voice in kokoro.voices)
+
+
+class CancelledAtPoll(CancellationToken):
+    """Is cancelled while it is polled for the nth time."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._n = n
+        self.polls = 0
+
+    def raise_if_cancelled(self) -> None:
+        self.polls += 1
+        if self.polls == self._n:
+            self.cancel()
+        super().raise_if_cancelled()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_cancelled_speech_stops_before_the_next_sentence(kokoro: KokoroSpeech, n: int) -> None:
+    token = CancelledAtPoll(n)
+    with pytest.raises(StageCancelled):
+        say(kokoro, " ".join(SENTENCES), token=token)
+    assert token.polls == n
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(VortexInitializationError, match=f"^kokoro: {tmp_path} cannot be loaded: "):
+        KokoroSpeech(tmp_path, default_voice="jm_kumo")
+
+
+def test_unknown_default_voice_is_refused_and_the_known_ones_named(mini_models: Path) -> None:
+    with pytest.raises(VortexInitializationError, match=r"default_voice 'nobody' .* jm_kumo$"):
+        KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="nobody")
+
+
+def our_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "vortex.models.kokoro"]
+
+
+def loudness_db(speech: Speech) -> float:
+    """Return the level of what is spoken, pauses left out."""
+    frames = framed(speech.waveform, SAMPLE_RATE_HZ // 20)
+    levels = np.sqrt(np.mean(np.square(frames), axis=1))
+    return float(20 * np.log10(np.median(levels[levels > 0.1 * levels.max()])))
+
+
+def median_pitch_hz(speech: Speech) -> float:
+    """Return the median of the voiced frames' pitch: the peak of their autocorrelation."""
+    lowest_hz, highest_hz = 120, 400
+    pitches = []
+    for frame in framed(speech.waveform, SAMPLE_RATE_HZ // 25):
+        centred = frame - frame.mean()
+        correlation = np.correlate(centred, centred, "full")[len(centred) - 1 :]
+        shortest = SAMPLE_RATE_HZ // highest_hz
+        lag = shortest + int(np.argmax(correlation[shortest : SAMPLE_RATE_HZ // lowest_hz]))
+        if correlation[lag] > 0.6 * correlation[0] > 0.5:
+            pitches.append(SAMPLE_RATE_HZ / lag)
+    return float(np.median(pitches))
+
+
+def framed(waveform: np.ndarray, samples: int) -> np.ndarray:
+    whole = len(waveform) // samples * samples
+    return waveform[:whole].reshape(-1, samples)
