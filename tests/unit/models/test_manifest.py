@@ -87,7 +87,7 @@ def test_model_that_the_manifest_does_not_list_is_named(models: Path) -> None:
     manifest = json.loads((models / FILE_NAME).read_text())
     del manifest["models"]["clip-b"]
     (models / FILE_NAME).write_text(json.dumps(manifest))
-    assert complaint(models).startswith(f"{models} has no model 'clip-b'; ")
+    assert complaint(models).startswith(f"{models}/manifest.json does not describe 'clip-b'; ")
 
 
 def test_manifest_of_another_format_is_refused(models: Path) -> None:
