@@ -22,12 +22,15 @@ LIBRARY_LEVELS = {
     "diffusers": logging.WARNING,
     "httpx": logging.WARNING,
     "huggingface_hub": logging.WARNING,
-    "phonemizer": logging.ERROR,  # warns of every sentence in which words are drawn together
     "transformers": logging.WARNING,
     "urllib3": logging.WARNING,
 }
 """Libraries that say much about little; silent below these levels unless debugging."""
 
+_CHATTER = {
+    "root": logging.WARNING,  # open_clip logs through the functions of `logging` itself
+    "phonemizer": logging.ERROR,  # sets its own level; warns when words are drawn together
+}
 _HANDLER_NAME = "vortex"
 _LEADING_FIELDS = ("timestamp", "level", "logger", "event")
 _TRACEBACK_MAX_FRAMES = 20
@@ -60,7 +63,7 @@ def configure_logging(
     handler = logging.StreamHandler(stream)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(_formatter(format, stream))
-    handler.addFilter(_is_for_people)
+    handler.addFilter(_is_worth_a_line)
 
     root = logging.getLogger()
     root.setLevel(level.upper())
@@ -79,10 +82,12 @@ def _quieten_libraries(level: int) -> None:
         library.propagate = True
 
 
-def _is_for_people(record: logging.LogRecord) -> bool:
-    """Leave out what a library (open_clip) chats through the functions of `logging` itself."""
-    chat = record.name == "root" and record.levelno < logging.WARNING
-    return not chat or logging.getLogger().level <= logging.DEBUG
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out the chatter of libraries that no level of a logger stops."""
+    return (
+        record.levelno >= _CHATTER.get(record.name, logging.NOTSET)
+        or logging.getLogger().level <= logging.DEBUG
+    )
 
 
 def _formatter(format: str, stream: TextIO) -> logging.Formatter:  # noqa: A002

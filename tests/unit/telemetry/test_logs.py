@@ -169,6 +169,19 @@ def test_noisy_library_is_heard_from_warning_on(library: str, json_logs: LogStre
     assert json_logs.line()["event"] == "request failed"
 
 
+@pytest.mark.parametrize(
+    ("name", "quiet", "loud"),
+    [("root", logging.INFO, logging.WARNING), ("phonemizer", logging.WARNING, logging.ERROR)],
+)
+def test_chatter_below_what_matters_is_left_out(
+    name: str, quiet: int, loud: int, json_logs: LogStream
+) -> None:
+    chatty = logging.getLogger(None if name == "root" else name)
+    chatty.log(quiet, "chatter")
+    chatty.log(loud, "heard")
+    assert json_logs.line()["event"] == "heard"
+
+
 def test_noisy_library_is_heard_in_full_when_debugging(stream: LogStream) -> None:
     configure_logging("debug", "json", stream)
     logging.getLogger("aiokafka").debug("fetch")
