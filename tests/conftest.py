@@ -1,4 +1,4 @@
-"""The mini models, built once for all runs of the tests."""
+"""What all tests share: the mini models, built once for all runs, and hypothesis' settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from consumer.config import WorkerConfig
+
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 ROOT = Path(__file__).parent.parent
 BUILDER_SOURCES = (

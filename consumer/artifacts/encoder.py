@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import queue
 import threading
 import time
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,23 +15,10 @@ from av.audio.resampler import AudioResampler
 from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.errors import ArtifactError
+from consumer.artifacts.media import EncodedMedia, sha256_of
 
 AUDIO_RATE_HZ = 48_000
-_HASH_CHUNK_BYTES = 1024 * 1024
 _PUT_POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class EncodedMedia:
-    """A finished file on the local disk."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    duration_s: float
-    width: int
-    height: int
-    fps: int
 
 
 class SlotEncoder:
@@ -307,12 +292,3 @@ class _AudioTrack:
 
 def _too_slow(timeout_s: float) -> ArtifactError:
     return ArtifactError(f"encoding did not finish within {timeout_s:.1f} s")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

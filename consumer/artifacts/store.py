@@ -14,8 +14,8 @@ from typing import TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from consumer.artifacts.encoder import EncodedMedia, sha256_of
 from consumer.artifacts.errors import ArtifactStoreError
+from consumer.artifacts.media import EncodedMedia, sha256_of
 
 T = TypeVar("T")
 

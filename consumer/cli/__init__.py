@@ -7,7 +7,7 @@ import sys
 import typer
 
 from consumer.cli import config, demo, doctor, kafka, models, run, schemas, tick, watch
-from consumer.cli.common import FAILURES, exit_code_of, fail
+from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
 
 app = typer.Typer(
     name="vortex",
@@ -37,5 +37,11 @@ def main() -> None:
         app()
     except FAILURES as error:
         fail(str(error), exit_code_of(error))
+    except ModuleNotFoundError as error:
+        fail(
+            f"this command needs the package {error.name}; install vortex-slots[pipeline], or"
+            " vortex-slots[demo] with the small models and an embedded Kafka",
+            EXIT_MISSING,
+        )
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,8 +13,8 @@ from rich.console import Console
 from consumer.artifacts.errors import ArtifactError
 from consumer.config import WorkerConfig
 from consumer.engine.base import EngineStartError
-from consumer.kafka.artifacts import EmbeddedKafkaError
 from consumer.kafka.clients import KafkaUnreachableError
+from consumer.kafka.jars import EmbeddedKafkaError
 from consumer.worker import WorkerStartError
 from vortex.config import ConfigError
 from vortex.errors import VortexInitializationError

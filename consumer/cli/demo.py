@@ -19,11 +19,10 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from consumer.artifacts import ArtifactStore
+from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
 from consumer.emitter import TickEmitter
-from consumer.engine.inline import InlineEngine
 from consumer.kafka.clients import make_admin
 from consumer.kafka.embedded import EmbeddedKafka
 from consumer.kafka.topics import create_topics
@@ -187,6 +186,8 @@ async def _serve_ticks(
         make_admin(settings.kafka, client_id="vortex-demo"),
         {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
     )
+    from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
+
     worker = Worker(settings.kafka, InlineEngine(settings), worker_id="demo")
     running = asyncio.create_task(worker.run())
     try:

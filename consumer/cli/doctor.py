@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from consumer.artifacts import ArtifactStore
+from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import EXIT_MISSING, FAILURES, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
 from consumer.kafka.clients import connecting, make_admin

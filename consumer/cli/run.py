@@ -10,7 +10,6 @@ import typer
 
 from consumer.cli.common import ConfigOption, load_config
 from consumer.config import WorkerConfig
-from consumer.engine.inline import InlineEngine
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
 from consumer.worker import Worker
@@ -41,6 +40,8 @@ def run(
 
 
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
+    from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
+
     worker = Worker(settings.kafka, InlineEngine(settings), worker_id=worker_id)
     loop = asyncio.get_running_loop()
     for stop in (signal.SIGTERM, signal.SIGINT):

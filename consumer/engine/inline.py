@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
-from consumer.artifacts import ArtifactError, ArtifactStore, ArtifactStoreError, SlotEncoder
-from consumer.artifacts.encoder import EncodedMedia
+from consumer.artifacts.encoder import SlotEncoder
+from consumer.artifacts.errors import ArtifactError, ArtifactStoreError
+from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.store import ArtifactStore
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
     EngineLostError,

@@ -28,7 +28,7 @@ from typing import Self
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from consumer.kafka.artifacts import (
+from consumer.kafka.jars import (
     EmbeddedKafkaError,
     cache_directory,
     class_path,

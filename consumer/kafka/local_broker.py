@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consumer.kafka.artifacts import EmbeddedKafkaError, require_packages
 from consumer.kafka.embedded import (
     STOP_TIMEOUT_S,
     Node,
@@ -22,6 +21,7 @@ from consumer.kafka.embedded import (
     require_free_port,
     start_nodes,
 )
+from consumer.kafka.jars import EmbeddedKafkaError, require_packages
 
 if TYPE_CHECKING:
     import psutil  # type: ignore[import-untyped] # it publishes no types

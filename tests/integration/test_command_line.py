@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.artifacts import ArtifactStore
+from consumer.artifacts.store import ArtifactStore
 from consumer.config import KafkaConfig
 from consumer.telemetry.trace_file import SpanRecord
 from schemas import SlotComplete, parse_outcome

@@ -19,7 +19,7 @@ import pytest
 import soxr
 from pocketsphinx import Decoder
 
-from consumer.artifacts.encoder import sha256_of
+from consumer.artifacts.media import sha256_of
 from consumer.config import WorkerConfig
 from consumer.engine.base import SlotMade, SlotRequest
 from consumer.engine.inline import InlineEngine

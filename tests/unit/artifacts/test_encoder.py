@@ -11,7 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from consumer.artifacts import ArtifactError, EncodedMedia, SlotEncoder
+from consumer.artifacts.encoder import SlotEncoder
+from consumer.artifacts.errors import ArtifactError
+from consumer.artifacts.media import EncodedMedia
 
 FPS = 12
 SIZE = 64

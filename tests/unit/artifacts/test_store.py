@@ -10,8 +10,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from consumer.artifacts import ArtifactStore, ArtifactStoreError, EncodedMedia
-from consumer.artifacts.store import ABANDONED_AFTER_S, TEMPORARY_SUFFIX
+from consumer.artifacts.errors import ArtifactStoreError
+from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.store import ABANDONED_AFTER_S, TEMPORARY_SUFFIX, ArtifactStore
 
 
 @pytest.fixture(params=["local", "memory"])

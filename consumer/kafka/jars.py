@@ -1,8 +1,8 @@
 """Apache Kafka's Java artifacts: which ones, fetched once, and a Java to run them.
 
-`artifacts.lock` names every jar with its SHA-256, as a Python lock file does, so that a start
+`jars.lock` names every jar with its SHA-256, as a Python lock file does, so that a start
 depends on no resolution, and a truncated or foreign download is never run. After changing
-`KAFKA_VERSION`, write it anew with `python -m consumer.kafka.artifacts`.
+`KAFKA_VERSION`, write it anew with `python -m consumer.kafka.jars`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 KAFKA_VERSION = "4.3.1"
 MIN_JAVA_VERSION = 17
-LOCK_PATH = Path(__file__).with_name("artifacts.lock")
+LOCK_PATH = Path(__file__).with_name("jars.lock")
 
 _ENDPOINTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",

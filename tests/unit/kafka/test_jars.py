@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.kafka import artifacts
-from consumer.kafka.artifacts import EmbeddedKafkaError, class_path, find_java
+from consumer.kafka import jars
+from consumer.kafka.jars import EmbeddedKafkaError, class_path, find_java
 
 JAR = b"PK: the bytes of a jar"
 JAR_PATH = Path("org/example/widget/1.0/widget-1.0.jar")
@@ -56,9 +56,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
     settings = tmp_path / "jgo.conf"
     settings.write_text(f"[repositories]\ncentral = {repository.url}\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(settings))
-    lock = tmp_path / "artifacts.lock"
+    lock = tmp_path / "jars.lock"
     lock.write_text(f"org.example:widget:1.0 {hashlib.sha256(JAR).hexdigest()}\n")
-    monkeypatch.setattr(artifacts, "LOCK_PATH", lock)
+    monkeypatch.setattr(jars, "LOCK_PATH", lock)
     yield repository
     repository.close()
 
@@ -120,9 +120,9 @@ def test_unwritable_cache_is_one_clear_line(repository: Repository, tmp_path: Pa
 
 def test_cache_follows_the_xdg_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert artifacts.cache_directory() == Path("/somewhere/vortex/kafka")
+    assert jars.cache_directory() == Path("/somewhere/vortex/kafka")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert artifacts.cache_directory() == Path.home() / ".cache/vortex/kafka"
+    assert jars.cache_directory() == Path.home() / ".cache/vortex/kafka"
 
 
 def make_java(home: Path, version: str) -> Path:

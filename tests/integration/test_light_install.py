@@ -1,0 +1,58 @@
+"""The wheel without extras: what a producer of ticks installs, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "requirements.lock"
+TIMEOUT_S = 150.0
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the programs' directory of a virtual environment with our wheel and no extras."""
+    directory = tmp_path_factory.mktemp("light")
+    uv = str(Path(sys.executable).with_name("uv"))
+    venv.create(directory / "venv")
+    python = directory / "venv" / "bin" / "python"
+    run(uv, "build", "--quiet", "--wheel", "--out-dir", str(directory), str(ROOT))
+    (wheel,) = directory.glob("*.whl")
+    run(
+        *(uv, "pip", "install", "--quiet", "--python", str(python)),
+        *("--constraint", str(LOCK), str(wheel)),
+    )
+    return python.parent
+
+
+def run(*command: str, exit_code: int = 0) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd="/"
+    )
+    assert done.returncode == exit_code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_contract_is_there_without_torch(light: Path) -> None:
+    code = "from schemas import SlotTick; import importlib.util as u; print(u.find_spec('torch'))"
+    assert run(str(light / "python"), "-c", code) == "None\n"
+
+
+def test_commands_of_producers_and_readers_work(light: Path) -> None:
+    vortex = str(light / "vortex")
+    for command in (["--help"], ["config", "show"], ["schemas", "--check", str(ROOT / "schemas")]):
+        run(vortex, *command)
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_command_that_needs_more_says_what_to_install(
+    command: str, light: Path, tmp_path: Path
+) -> None:
+    said = run(str(light / "vortex"), command, exit_code=3)
+    assert "install vortex-slots[" in said
+    assert "Traceback" not in said
