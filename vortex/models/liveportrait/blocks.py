@@ -1,0 +1,124 @@
+"""What the networks share: normalised convolutions, and folding constants into weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
+_POWER_ITERATIONS = 8
+
+
+class Foldable(nn.Module, ABC):
+    """A module that can do with fewer operations once its weights stay as they are."""
+
+    @abstractmethod
+    def fold(self) -> None:
+        """Compute what is constant; the state dict changes, the outputs only by rounding."""
+
+
+def fold(network: nn.Module) -> None:
+    """Fold every foldable part of a network in evaluation mode; for loaded weights only."""
+    for module in list(network.modules()):
+        if isinstance(module, Foldable):
+            module.fold()
+
+
+class NormedConv(Foldable):
+    """Convolution with a kernel of 3, batch normalisation, (leaky) ReLU; in 2 or 3 dimensions."""
+
+    def __init__(
+        self, dimensions: int, channels_in: int, channels_out: int, *, negative_slope: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.conv: nn.Conv2d | nn.Conv3d
+        self.norm: nn.BatchNorm2d | nn.BatchNorm3d | nn.Identity
+        if dimensions == 2:
+            self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+            self.norm = nn.BatchNorm2d(channels_out)
+        else:
+            self.conv = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+            self.norm = nn.BatchNorm3d(channels_out)
+        self._negative_slope = negative_slope
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Keep height and width, change the channels."""
+        return functional.leaky_relu(self.norm(self.conv(features)), self._negative_slope)
+
+    def fold(self) -> None:
+        """Merge the normalisation into the convolution."""
+        if not isinstance(self.norm, nn.Identity):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class SpectralConv2d(Foldable):
+    """Convolution whose weight is divided by its largest singular value.
+
+    The checkpoints keep the weight undivided, with the two singular vectors as training left them;
+    evaluation does not iterate on those.
+    """
+
+    weight_u: torch.Tensor
+    weight_v: torch.Tensor
+    weight: torch.Tensor | None
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self._padding = kernel_size // 2
+        initial = nn.Conv2d(channels_in, channels_out, kernel_size, bias=bias)
+        self.weight_orig = initial.weight
+        self.bias = initial.bias
+        self.register_buffer("weight_u", torch.empty(channels_out))
+        self.register_buffer("weight_v", torch.empty(channels_in * kernel_size**2))
+        self.register_buffer("weight", None)  # what folding leaves
+        if not self.weight_orig.is_meta:  # where it would cost seconds of imports, for nothing
+            self._estimate_vectors()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Keep height and width, change the channels."""
+        weight = self._divided() if self.weight is None else self.weight
+        return functional.conv2d(features, weight, self.bias, padding=self._padding)
+
+    def fold(self) -> None:
+        """Divide once."""
+        if self.weight is None:
+            self.weight = self._divided().detach()
+            del self.weight_orig, self.weight_u, self.weight_v
+
+    @torch.no_grad()
+    def _estimate_vectors(self) -> None:
+        matrix = self.weight_orig.flatten(1)
+        nn.init.normal_(self.weight_u)
+        for _ in range(_POWER_ITERATIONS):
+            self.weight_v.copy_(functional.normalize(matrix.T @ self.weight_u, dim=0))
+            self.weight_u.copy_(functional.normalize(matrix @ self.weight_v, dim=0))
+
+    def _divided(self) -> torch.Tensor:
+        sigma = self.weight_u @ (self.weight_orig.flatten(1) @ self.weight_v)
+        return self.weight_orig / sigma
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lay out all convolutions' weights as a GPU's matrix units read them, channels last."""
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.ndim in _CHANNELS_LAST:
+            tensor.data = tensor.data.contiguous(memory_format=_CHANNELS_LAST[tensor.ndim])
+
+
+def like_weights(features: torch.Tensor, convolution: nn.Module) -> torch.Tensor:
+    """Bring features to a convolution's precision and memory layout.
+
+    A kernel of one element has no layout to go by, so the convolution's must be larger.
+    """
+    weight: torch.Tensor = convolution.get_parameter("weight")
+    layout = _CHANNELS_LAST[weight.ndim]
+    if not weight.is_contiguous(memory_format=layout):
+        layout = torch.contiguous_format
+    return features.to(weight.dtype).contiguous(memory_format=layout)

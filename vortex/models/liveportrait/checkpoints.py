@@ -1,0 +1,228 @@
+"""Reads the seven networks from disk: as they are published, or as we write them.
+
+A directory holds, as `.pth` (published) or `.safetensors` (ours):
+
+    config.json                                          (ours only: the dimensions)
+    base_models/appearance_feature_extractor
+    base_models/motion_extractor
+    base_models/warping_module
+    base_models/spade_generator
+    retargeting_models/stitching_retargeting_module      (three networks in one file)
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vortex.errors import VortexInitializationError
+from vortex.models.liveportrait.appearance import AppearanceExtractor
+from vortex.models.liveportrait.dims import LivePortraitDims
+from vortex.models.liveportrait.generator import Generator
+from vortex.models.liveportrait.motion_extractor import MotionExtractor
+from vortex.models.liveportrait.retargeting import (
+    Retargeting,
+    eye_network,
+    lip_network,
+    stitching_network,
+)
+from vortex.models.liveportrait.warping import Warping
+
+_APPEARANCE = "base_models/appearance_feature_extractor"
+_MOTION = "base_models/motion_extractor"
+_WARPING = "base_models/warping_module"
+_GENERATOR = "base_models/spade_generator"
+_RETARGETING = "retargeting_models/stitching_retargeting_module"
+_STITCHING, _LIP, _EYE = "retarget_shoulder", "retarget_mouth", "retarget_eye"
+
+# What a training over several GPUs leaves in front of every name.
+_PARALLEL_PREFIX = "module."
+_SUFFIXES = (".safetensors", ".pth")
+_MESSAGE_CHARS = 200
+
+# Over which torch's restricted unpickler and safetensors stumble in a damaged file.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    SafetensorError,
+)
+
+_Network = TypeVar("_Network", bound=nn.Module)
+_State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """All seven networks, in evaluation mode, float32, on the CPU, not folded."""
+
+    appearance: AppearanceExtractor
+    motion: MotionExtractor
+    warping: Warping
+    generator: Generator
+    stitching: Retargeting
+    lip: Retargeting
+    eye: Retargeting
+
+    @classmethod
+    def load(cls, directory: Path, dims: LivePortraitDims) -> Networks:
+        """Load from a directory; every tensor must be there, of its shape, and no other.
+
+        Raises:
+            VortexInitializationError: one line that names the file, and the tensor if it is one.
+        """
+        retargeting = _find(directory / _RETARGETING)
+        parts = _split(_read(retargeting), retargeting)
+
+        def base(name: str, build: Callable[[LivePortraitDims], _Network]) -> _Network:
+            path = _find(directory / name)
+            return build_strictly(build, dims, _tensors(_read(path), path), str(path))
+
+        def part(key: str, build: Callable[[LivePortraitDims], Retargeting]) -> Retargeting:
+            return build_strictly(build, dims, parts[key], f"{retargeting} ({key})")
+
+        return cls(
+            appearance=base(_APPEARANCE, AppearanceExtractor),
+            motion=base(_MOTION, MotionExtractor),
+            warping=base(_WARPING, Warping),
+            generator=base(_GENERATOR, Generator),
+            stitching=part(_STITCHING, stitching_network),
+            lip=part(_LIP, lip_network),
+            eye=part(_EYE, eye_network),
+        )
+
+    def save(self, directory: Path, dims: LivePortraitDims) -> None:
+        """Write safetensors and the dimensions; only before folding."""
+        retargeting = {_STITCHING: self.stitching, _LIP: self.lip, _EYE: self.eye}
+        files = {
+            _APPEARANCE: self.appearance.state_dict(),
+            _MOTION: self.motion.state_dict(),
+            _WARPING: self.warping.state_dict(),
+            _GENERATOR: self.generator.state_dict(),
+            _RETARGETING: {
+                f"{key}.{name}": tensor
+                for key, network in retargeting.items()
+                for name, tensor in network.state_dict().items()
+            },
+        }
+        for name, state in files.items():
+            path = directory / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+        dims.write(directory)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over the networks."""
+        return iter(vars(self).values())
+
+
+def build_strictly(
+    build: Callable[[LivePortraitDims], _Network],
+    dims: LivePortraitDims,
+    state: Mapping[str, torch.Tensor],
+    origin: str,
+) -> _Network:
+    """Build a network around tensors that fit it exactly.
+
+    Args:
+        build: makes the network.
+        dims: its dimensions.
+        state: its tensors by name; the network keeps float32 ones without a copy.
+        origin: where they are from, for the message.
+
+    Raises:
+        VortexInitializationError: a tensor is missing, not known or of another shape or kind.
+    """
+    with torch.device("meta"):  # nothing is allocated or initialised only to be replaced
+        network = build(dims)
+    expected: _State = network.state_dict()
+    wrong = [f"tensor '{name}' is missing" for name in expected.keys() - state.keys()]
+    wrong += [f"tensor '{name}' is not known" for name in state.keys() - expected.keys()]
+    for name in expected.keys() & state.keys():
+        want, have = expected[name], state[name]
+        if want.shape != have.shape:
+            wrong.append(f"tensor '{name}' is {list(have.shape)} instead of {list(want.shape)}")
+        elif want.is_floating_point() != have.is_floating_point():
+            wrong.append(f"tensor '{name}' is {have.dtype} instead of {want.dtype}")
+    if wrong:
+        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise VortexInitializationError(f"liveportrait: {origin}: {min(wrong)}{others}")
+    fitting = {name: state[name].to(expected[name].dtype) for name in expected}
+    network.load_state_dict(fitting, strict=True, assign=True)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _find(stem: Path) -> Path:
+    """Return the file of that name which exists, ours before the published one."""
+    for suffix in _SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return path
+    raise VortexInitializationError(f"liveportrait: {stem}{_SUFFIXES[-1]} is missing")
+
+
+def _read(path: Path) -> object:
+    """Read what a file holds, without ever running code from it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise VortexInitializationError(
+            f"liveportrait: {path} is refused: it is damaged, or holds something else than tensors"
+        ) from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:_MESSAGE_CHARS]
+        raise VortexInitializationError(
+            f"liveportrait: {path} is damaged: {reason or type(error).__name__}"
+        ) from error
+
+
+def _tensors(content: object, path: Path) -> _State:
+    """Check that a file is one flat table of tensors."""
+    if not isinstance(content, Mapping):
+        raise VortexInitializationError(f"liveportrait: {path} holds no table of tensors")
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise VortexInitializationError(
+                f"liveportrait: {path}: '{name}' is not a tensor but {type(value).__name__}"
+            )
+    return {str(name): value for name, value in content.items()}
+
+
+def _split(content: object, path: Path) -> dict[str, _State]:
+    """Divide the retargeting file among its three networks.
+
+    Published, it is a table of three tables; ours is flat, with the table's name in front.
+    """
+    tables: dict[str, dict[object, object]] = {key: {} for key in (_STITCHING, _LIP, _EYE)}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        key, _, rest = str(name).partition(".")
+        if key not in tables:
+            raise VortexInitializationError(f"liveportrait: {path}: '{name}' is not known")
+        if rest:
+            tables[key][rest] = value
+        elif isinstance(value, Mapping):
+            tables[key].update(value)
+    return {
+        key: {
+            name.removeprefix(_PARALLEL_PREFIX): tensor
+            for name, tensor in _tensors(table, path).items()
+        }
+        for key, table in tables.items()
+    }

@@ -1,0 +1,211 @@
+"""W: moves a face's feature volume as its keypoints move (LivePortrait; arXiv 2011.15126)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vortex.models.liveportrait.blocks import NormedConv, like_weights
+from vortex.models.liveportrait.dims import LivePortraitDims
+from vortex.models.liveportrait.motion import KEYPOINTS
+
+_KEYPOINT_VARIANCE = 0.01
+_MOTIONS = KEYPOINTS + 1  # that of every keypoint, and none for the background
+
+
+@dataclass(frozen=True)
+class WarpingSource:
+    """What warping needs of the source picture, the same for every frame.
+
+    Attributes:
+        volume: float32 `[1, C, D, H, W]`.
+        keypoints: float32 `[1, 21, 3]`.
+        compressed: the volume in few channels, from which the flow is estimated, float32.
+        heat: one Gaussian around each keypoint, float32 `[1, 21, D, H, W]`.
+    """
+
+    volume: torch.Tensor
+    keypoints: torch.Tensor
+    compressed: torch.Tensor
+    heat: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Warped:
+    """The outcome of warping for `n` frames.
+
+    Attributes:
+        features: what the generator draws, `[n, C, H, W]`.
+        deformation: where in the source each voxel comes from, float32 `[n, D, H, W, 3]`.
+        occlusion: how far the source shows what is needed, `[n, 1, H, W]` in [0, 1].
+    """
+
+    features: torch.Tensor
+    deformation: torch.Tensor
+    occlusion: torch.Tensor
+
+
+class Warping(nn.Module):
+    """Estimates a flow from the source's keypoints to the driving ones, and warps with it.
+
+    Coordinates stay float32 whatever the precision of the weights: bfloat16 would round them to
+    an eighth of a voxel.
+    """
+
+    def __init__(self, dims: LivePortraitDims) -> None:
+        super().__init__()
+        width = dims.warped_channels
+        self.dense_motion_network = _DenseMotion(dims)
+        self.third = NormedConv(
+            2, dims.volume_channels * dims.volume_depth, width, negative_slope=0.01
+        )
+        self.fourth = nn.Conv2d(width, width, 1)
+
+    def prepare(self, volume: torch.Tensor, keypoints: torch.Tensor) -> WarpingSource:
+        """Compute what depends on the source alone.
+
+        Args:
+            volume: float32 `[1, C, D, H, W]`.
+            keypoints: float32 `[1, 21, 3]`.
+        """
+        network = self.dense_motion_network
+        compressed = network.norm(network.compress(volume.to(network.compress.weight.dtype)))
+        return WarpingSource(
+            volume=volume,
+            keypoints=keypoints,
+            compressed=functional.relu(compressed).float(),
+            heat=_heat(keypoints, volume.shape[-3:]),
+        )
+
+    def forward(self, source: WarpingSource, driving: torch.Tensor) -> Warped:
+        """Warp the source for the keypoints float32 `[n, 21, 3]` of `n` frames."""
+        deformation, occlusion = self.dense_motion_network(source, driving)
+        moved = functional.grid_sample(
+            source.volume.expand(len(driving), -1, -1, -1, -1), deformation, align_corners=False
+        )
+        features = self.fourth(self.third(like_weights(moved.flatten(1, 2), self.third.conv)))
+        return Warped(features * occlusion, deformation, occlusion)
+
+
+class _DenseMotion(nn.Module):
+    """Blends the shifts of all keypoints into one flow."""
+
+    def __init__(self, dims: LivePortraitDims) -> None:
+        super().__init__()
+        channels = dims.flow_feature_channels
+        self.compress = nn.Conv3d(dims.volume_channels, channels, 1)
+        self.norm = nn.BatchNorm3d(channels)
+        self.hourglass = _Hourglass(dims, _MOTIONS * (channels + 1))
+        width = self.hourglass.channels_out
+        self.mask = nn.Conv3d(width, _MOTIONS, 7, padding=3)
+        self.occlusion = nn.Conv2d(width * dims.volume_depth, 1, 7, padding=3)
+
+    def forward(
+        self, source: WarpingSource, driving: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = len(driving)
+        depth, height, width = size = source.volume.shape[-3:]
+        grid = _grid(size, driving)
+        still = torch.zeros_like(driving[:, :1])
+        shifts = torch.cat([still, source.keypoints - driving], dim=1)
+
+        # The source as each single shift would move it. The motions are laid along the depth of
+        # the sampled volume, so that the source is read as it is instead of being repeated.
+        moved_grids = grid + shifts[:, :, None, None, None]
+        moved = functional.grid_sample(
+            source.compressed,
+            moved_grids.view(1, frames * _MOTIONS * depth, height, width, 3),
+            align_corners=False,
+        )
+        moved = moved.view(-1, frames, _MOTIONS, depth, height, width).movedim(0, 2)
+        heat = functional.pad(_heat(driving, size) - source.heat, (0, 0, 0, 0, 0, 0, 1, 0))
+        inputs = torch.cat([heat.unsqueeze(2), moved], dim=2).flatten(1, 2)
+
+        estimate = self.hourglass(like_weights(inputs, self.mask))
+        # The weights of the motions sum to one: blending whole grids is blending their shifts.
+        weights = self.mask(estimate).float().softmax(dim=1)
+        deformation = grid + torch.einsum("nkdhw,nkc->ndhwc", weights, shifts)
+        occlusion = self.occlusion(like_weights(estimate.flatten(1, 2), self.occlusion)).sigmoid()
+        return deformation, occlusion
+
+
+class _Hourglass(nn.Module):
+    """Looks at the inputs at several sizes; depth is never reduced."""
+
+    def __init__(self, dims: LivePortraitDims, channels_in: int) -> None:
+        super().__init__()
+        inner = [
+            min(dims.flow_max_channels, dims.flow_channels << level)
+            for level in range(dims.flow_levels + 1)
+        ]
+        self.encoder = _Encoder([channels_in, *inner[1:]])
+        self.decoder = _Decoder(inner, channels_in)
+        self.channels_out = inner[0] + channels_in
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self.decoder.climb(self.encoder(features))
+        return decoded
+
+
+class _Encoder(nn.Module):
+    """Halves height and width at every level."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        self.down_blocks = nn.ModuleList(NormedConv(3, *pair) for pair in pairwise(widths))
+
+    def forward(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """Return the input and every level, innermost last."""
+        levels = [features]
+        for block in self.down_blocks:
+            levels.append(functional.avg_pool3d(block(levels[-1]), (1, 2, 2)))
+        return levels
+
+
+class _Decoder(NormedConv):
+    """Goes back up; all but the innermost level also see what the encoder saw at their size."""
+
+    def __init__(self, inner: list[int], channels_in: int) -> None:
+        super().__init__(3, inner[0] + channels_in, inner[0] + channels_in)
+        self.up_blocks = nn.ModuleList()
+        for level in range(len(inner) - 1, 0, -1):
+            innermost = level == len(inner) - 1
+            self.up_blocks.append(
+                NormedConv(3, inner[level] * (1 if innermost else 2), inner[level - 1])
+            )
+
+    def climb(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        """Return features of the outermost size from the encoder's levels."""
+        features = levels[-1]
+        for block, seen in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
+            features = block(functional.interpolate(features, scale_factor=(1, 2, 2)))
+            features = torch.cat([features, seen], dim=1)
+        return self.forward(features)
+
+
+def _grid(size: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Return the coordinates of a volume's voxels, x first, from -1 to 1, `[D, H, W, 3]`."""
+    z, y, x = torch.meshgrid(*[_axis(count, like) for count in size], indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def _axis(count: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.linspace(-1, 1, count, device=like.device, dtype=like.dtype)
+
+
+def _heat(keypoints: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Return a Gaussian around each of `[n, k, 3]`, `[n, k, D, H, W]`."""
+
+    def along(coordinate: torch.Tensor, count: int) -> torch.Tensor:
+        distance = _axis(count, coordinate) - coordinate.unsqueeze(-1)
+        return torch.exp(-0.5 * distance.square() / _KEYPOINT_VARIANCE)
+
+    x, y, z = (
+        along(coordinate, count)
+        for coordinate, count in zip(keypoints.unbind(-1), reversed(size), strict=True)
+    )
+    return z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
