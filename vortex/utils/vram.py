@@ -1,16 +1,22 @@
-"""Limits of GPU memory, looked at between a slot's stages."""
+"""Limits of GPU memory, looked at before, while and after a stage works."""
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from vortex.errors import MemoryPressureError
+from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 if TYPE_CHECKING:
     import torch
+
+
+SAMPLE_INTERVAL_S = 0.1
 
 
 class MemoryPressureWarning(UserWarning):
@@ -48,6 +54,49 @@ class VRAMMonitor:
         self._read_allocated_bytes = read_allocated_bytes
         self._crossings = 0
         self._above = False
+        self._lock = threading.Lock()  # audio and image are watched at the same time
+
+    @contextmanager
+    def watching(
+        self, stage: str, token: CancellationToken, *, interval_s: float = SAMPLE_INTERVAL_S
+    ) -> Iterator[None]:
+        """Check before and after a stage's work, and from a thread of its own in between.
+
+        Above the hard limit the token is cancelled, so that the work stops at its next step.
+
+        Warns:
+            MemoryPressureWarning: see `check`.
+
+        Raises:
+            MemoryPressureError: the hard limit was crossed before, during or after the work.
+        """
+        self.check(stage)
+        ended = threading.Event()
+        pressure: list[Exception] = []
+
+        def sample() -> None:
+            while not ended.wait(interval_s):
+                try:
+                    self.check(stage)
+                except (MemoryPressureError, MemoryPressureWarning) as error:  # made strict
+                    pressure.append(error)
+                    token.cancel()
+                    return
+
+        sampler = threading.Thread(target=sample, name="vortex-vram", daemon=True)
+        sampler.start()
+        try:
+            yield
+        except StageCancelled:
+            if pressure:
+                raise pressure[0] from None
+            raise
+        finally:
+            ended.set()
+            sampler.join()
+        if pressure:
+            raise pressure[0]
+        self.check(stage)
 
     def check(self, stage: str) -> None:
         """Read the memory in use and say if it is too much; quick, from any thread.
@@ -62,13 +111,14 @@ class VRAMMonitor:
             MemoryPressureError: the hard limit is crossed.
         """
         used_bytes = self._read_allocated_bytes()
-        crossed = used_bytes > self._soft_limit_bytes and not self._above
-        self._above = used_bytes > self._soft_limit_bytes
+        with self._lock:
+            crossed = used_bytes > self._soft_limit_bytes and not self._above
+            self._above = used_bytes > self._soft_limit_bytes
+            self._crossings += crossed
         if used_bytes > self._hard_limit_bytes:
             raise MemoryPressureError(_message(stage, used_bytes, "hard", self._hard_limit_bytes))
         if crossed:
             # Numbered, as the warnings module shows one text only once.
-            self._crossings += 1
             message = _message(stage, used_bytes, "soft", self._soft_limit_bytes)
             warnings.warn(
                 f"{message} (crossing {self._crossings})", MemoryPressureWarning, stacklevel=2

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from vortex.errors import MemoryPressureError
+from vortex.utils.cancellation import CancellationToken, StageCancelled
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
 
 GB = 1_000_000_000
@@ -105,6 +108,58 @@ def test_every_crossing_is_a_line_of_the_log(
         monitor.check("image")
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "MemoryPressureWarning: image: 11.500 GB" in caplog.text
+
+
+def watched(monitor: VRAMMonitor, work: Callable[[CancellationToken], None]) -> None:
+    token = CancellationToken()
+    with monitor.watching("video", token, interval_s=0.005):
+        work(token)
+
+
+def wait_for_cancellation(token: CancellationToken) -> None:
+    give_up_s = time.monotonic() + 10
+    while not token.cancelled:
+        assert time.monotonic() < give_up_s, "nobody stopped the work"
+        time.sleep(0.002)
+
+
+def test_work_that_crosses_the_hard_limit_is_stopped_at_its_next_step(
+    memory: Memory, monitor: VRAMMonitor
+) -> None:
+    def work(token: CancellationToken) -> None:
+        memory.used_bytes = 13 * GB
+        wait_for_cancellation(token)
+        token.raise_if_cancelled()
+
+    with pytest.raises(MemoryPressureError, match=r"^video: 13\.000 GB"):
+        watched(monitor, work)
+    memory.used_bytes = 0
+    watched(monitor, lambda _: None)  # the next slot is served
+
+
+def test_peak_during_the_work_fails_it_though_it_has_passed(
+    memory: Memory, monitor: VRAMMonitor
+) -> None:
+    def work(token: CancellationToken) -> None:
+        memory.used_bytes = 13 * GB
+        wait_for_cancellation(token)
+        memory.used_bytes = 0
+
+    with pytest.raises(MemoryPressureError):
+        watched(monitor, work)
+
+
+def test_work_cancelled_for_another_reason_is_no_matter_of_memory(monitor: VRAMMonitor) -> None:
+    token = CancellationToken()
+    token.cancel()
+    with pytest.raises(StageCancelled), monitor.watching("video", token):
+        token.raise_if_cancelled()
+
+
+def test_no_thread_watches_when_the_work_is_done(monitor: VRAMMonitor) -> None:
+    with monitor.watching("clip", CancellationToken()):
+        assert "vortex-vram" in {thread.name for thread in threading.enumerate()}
+    assert "vortex-vram" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_reader_off_the_gpu_tells_nothing_in_use() -> None:
