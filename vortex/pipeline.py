@@ -25,6 +25,8 @@ from vortex.models.animator import FaceAnimator
 from vortex.models.clip_ensemble import DualClip, DualClipResult
 from vortex.models.flux import FluxImage
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech
+from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.models.manifest import verify_manifest
 from vortex.models.mouth_warp import MouthWarp
 from vortex.orchestration.models import GenerationBreakdown
@@ -32,6 +34,7 @@ from vortex.slot import SlotContext, slot_seed
 from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.device import device_of
+from vortex.utils.frames import FrameBuffer
 from vortex.utils.side_by_side import side_by_side
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
@@ -49,6 +52,7 @@ __all__ = [
 T = TypeVar("T")
 
 BYTES_PER_GB = 10**9
+LIVEPORTRAIT = "liveportrait"
 WARM_UP_RECIPE: Mapping[str, Any] = {
     "slot_params": {"duration_sec": 3.0, "fps": 12, "resolution": "128x128"},
     "audio_track": {"script": "Good evening, and welcome to the programme."},
@@ -142,7 +146,7 @@ class VortexPipeline:
             threads=self.config.device.cpu_threads,
         )
         self._clip = DualClip.load(directory, device=self.device)
-        self._animator: FaceAnimator = MouthWarp()
+        self._animator = _load_animator(directory, revisions, self.device)
         self.models = ModelRegistry(
             {
                 "flux": self._flux,
@@ -158,6 +162,7 @@ class VortexPipeline:
             int(vram.hard_limit_gb * BYTES_PER_GB),
             allocated_bytes_reader(self.device),
         )
+        self._frames = FrameBuffer()
         # Two stages run side by side; a third thread serves the next slot while one hangs.
         self._threads = StageThreads(
             max_threads=3, cancel_grace_s=self.config.pipeline.cancel_grace_s
@@ -252,6 +257,9 @@ class VortexPipeline:
     ) -> torch.Tensor:
         """Return the frames, uint8 `[T, 3, H, W]` on the CPU.
 
+        For a slot with a sink they lie in a buffer of the pipeline's, and are valid until its next
+        slot: a long one takes hundreds of megabytes, which are not allocated anew each time.
+
         Without a slot: 24 frames per second, as long as the audio, as large as the image.
         """
         if slot is None:
@@ -270,8 +278,10 @@ class VortexPipeline:
         sink = None if slot is None else slot.sink
 
         def work(token: CancellationToken) -> torch.Tensor:
-            video = torch.empty(
-                (params.frame_count, 3, params.height, params.width), dtype=torch.uint8
+            shape = (params.frame_count, 3, params.height, params.width)
+            # With a sink, nobody keeps the frames for longer than the slot.
+            video = (
+                torch.empty(shape, dtype=torch.uint8) if sink is None else self._frames.of(shape)
             )
             if sink is not None:
                 sink.begin(
@@ -328,17 +338,18 @@ class VortexPipeline:
 
     async def _stage(self, name: str, work: Callable[[CancellationToken], T]) -> T:
         def guarded(token: CancellationToken) -> T:
-            self.vram.check(name)
-            with torch.inference_mode(), self._own_stream():
+            with (
+                self.vram.watching(name, token),
+                torch.inference_mode(),
+                self._own_stream(),
+            ):
                 try:
-                    made = work(token)
+                    return work(token)
                 except torch.OutOfMemoryError as error:
                     torch.cuda.empty_cache()
                     raise MemoryPressureError(f"out of memory in stage {name}: {error}") from error
                 except torch.AcceleratorError as error:
                     raise DeviceLostError(f"GPU error in stage {name}: {error}") from error
-            self.vram.check(name)
-            return made
 
         return await self._threads.run(guarded)
 
@@ -357,6 +368,17 @@ class VortexPipeline:
         made = await work
         slot.breakdown[f"{stage}_ms"] = (time.monotonic() - started) * 1000
         return made
+
+
+def _load_animator(
+    directory: Path, revisions: Mapping[str, str], device: torch.device
+) -> FaceAnimator:
+    """Return LivePortrait where the directory's manifest lists it, else the stand-in."""
+    if LIVEPORTRAIT not in revisions:
+        return MouthWarp()
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    model = LivePortrait.load(directory / LIVEPORTRAIT, device=device, dtype=dtype)
+    return LivePortraitAnimator(model)
 
 
 def _read(recipe: Mapping[str, Any]) -> Recipe:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
 from consumer.cli import config, demo, doctor, kafka, models, run, schemas, tick, watch
 from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vortex {importlib.metadata.version('vortex-slots')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="vortex",
-    help="Makes talking-head videos for slot ticks from Kafka, before their deadlines.\n\n"
-    "New here? `vortex demo` starts everything it needs and shows the whole way of six ticks.\n\n"
-    "Exit codes: 0 all is well; 1 it ran, but not everything came out as it should; "
-    "2 wrong usage or configuration; 3 something needed is missing or cannot be reached.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def _vortex(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Makes talking-head videos for slot ticks from Kafka, before their deadlines.
+
+    New here? `vortex demo` starts everything it needs and shows the whole way of six ticks.
+
+    Exit codes: 0 all is well; 1 it ran, but not everything came out as it should; 2 wrong usage or
+    configuration; 3 something needed is missing or cannot be reached.
+    """
+
+
 app.command(name="demo")(demo.demo)
 app.command(name="run")(run.run)
 app.command(name="tick")(tick.tick)

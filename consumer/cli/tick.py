@@ -124,8 +124,6 @@ def _make(document: dict[str, Any], defaults: dict[str, Any], number: int) -> Sl
     """Return the tick of a document; what it leaves open comes from the options."""
     now = datetime.now(UTC)
     deadline = document.get("deadline", now + timedelta(seconds=defaults["deadline_s"]))
-    if isinstance(deadline, str):
-        deadline = datetime.fromisoformat(deadline)
     tick = {
         "slot_id": defaults["slot_id"] + number,
         "channel": defaults["channel"],

@@ -169,6 +169,14 @@ def test_tick_that_no_worker_would_read_is_not_emitted(option: tuple[str, str]) 
     assert option[0].removeprefix("--") in complaint(done, exit_code=2)
 
 
+@pytest.mark.parametrize("deadline", ["tomorrow", "2030-01-01", "2030-01-01T10:00:00"])
+def test_tick_file_with_a_wrong_deadline_is_one_line(deadline: str, tmp_path: Path) -> None:
+    path = tmp_path / "tick.yaml"
+    recipe = "{audio_track: {script: a}, visual_track: {prompt: b}}"
+    path.write_text(f"slot_id: 1\ndeadline: {deadline}\nrecipe: {recipe}", encoding="utf-8")
+    assert "tick 0: deadline: " in complaint(vortex("tick", "--file", str(path)), exit_code=2)
+
+
 # The whole way of a tick
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional
 
@@ -30,3 +32,21 @@ def cover(pictures: torch.Tensor, width: int, height: int) -> torch.Tensor:
     if pictures.dtype == torch.uint8:
         return cut.round().clamp(0, 255).to(torch.uint8)
     return cut.clamp(0, 1)
+
+
+class FrameBuffer:
+    """Memory for the frames of one slot after the other; grows to the largest, never shrinks."""
+
+    def __init__(self) -> None:
+        """Start without memory."""
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, shape: tuple[int, int, int, int]) -> torch.Tensor:
+        """Return frames, uint8 `[T, 3, H, W]`, to be written; what was in them is undefined.
+
+        They share the memory of all frames that this buffer has returned before.
+        """
+        size = math.prod(shape)
+        if size > self._memory.numel():
+            self._memory = torch.empty(size, dtype=torch.uint8)
+        return self._memory[:size].view(shape)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vortex.utils.frames import cover
+from vortex.utils.frames import FrameBuffer, cover
 
 GRADIENT = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
 
@@ -32,3 +32,13 @@ def test_sharp_edges_do_not_leave_the_range() -> None:
     checkers = (torch.arange(64) // 8 % 2).float().expand(1, 3, 64, 64)
     scaled = cover(checkers, 160, 160)
     assert 0 <= scaled.min() <= scaled.max() <= 1
+
+
+def test_buffer_serves_slots_of_any_size_from_the_same_memory() -> None:
+    buffer = FrameBuffer()
+    large = buffer.of((8, 3, 16, 16)).fill_(7)
+    small = buffer.of((2, 3, 16, 8))
+    assert (large.shape, small.shape) == ((8, 3, 16, 16), (2, 3, 16, 8))
+    assert small.data_ptr() == large.data_ptr() == buffer.of((8, 3, 16, 16)).data_ptr()
+    assert buffer.of((9, 3, 16, 16)).shape == (9, 3, 16, 16)
+    assert (large == 7).all()
