@@ -25,6 +25,10 @@ _SHORTEST_SENTENCE_S = 0.4
 _KOKORO_SPEEDS = (0.5, 2.0)
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 _CLAUSE_ENDS = ",;:—-"
+# Sounds come this much before the sum of the durations before them. Measured on four sentences by
+# each of the five packaged voices, November 2026: loudness follows the kind of sound at a
+# correlation of 0.60 with it, of 0.20 without. From tempo 0.8 to 1.25 it falls from 70 to 55 ms.
+_SOUNDS_EARLY_S = 0.06
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class TimedPhoneme:
     """A phoneme and when it sounds, in seconds from the start of the speech."""
 
     symbol: str
+    """One of Kokoro's symbols: IPA, marks of stress and length, spaces, punctuation."""
     start_s: float
     end_s: float
 
@@ -65,7 +70,10 @@ class Speech:
     waveform: np.ndarray
     """float32 `[samples]` in [-1, 1], mono, of its own memory."""
     phonemes: tuple[TimedPhoneme, ...]
-    """Empty when the model file reports no durations (the packaged int8 export does not)."""
+    """In order, without overlap. Empty when the model file reports no durations.
+
+    The last one before a pause also spans the pause's beginning.
+    """
     voice_id: str
     """The voice that spoke."""
     truncated: bool
@@ -166,7 +174,7 @@ class KokoroSpeech:
             if start + len(waveform) > room:
                 if parts:
                     break
-                waveform, timed = self._cut(sentence, waveform, room, voice_id, speed, style)
+                waveform, timed = self._cut(sentence, said, room, voice_id, speed, style)
                 truncated = True
             if parts:
                 parts.append(np.zeros(pause, dtype=np.float32))
@@ -201,19 +209,25 @@ class KokoroSpeech:
             return None
         slowest, fastest = _KOKORO_SPEEDS
         tempo = float(np.clip(speed * style.tempo / style.pitch, slowest, fastest))
+        # The voice makes its own pauses in a sentence, and those between sentences are ours.
         waveform, _, timings = self._kokoro.create_timed(
-            phonemes, voice_id, speed=tempo, is_phonemes=True
+            phonemes, voice_id, tempo, is_phonemes=True, sentence_pause=0.0, clause_pause=0.0
         )
         waveform = shift_pitch(waveform, style.pitch, SAMPLE_RATE_HZ)
-        return waveform.astype(np.float32, copy=False), [
-            TimedPhoneme(timing.phoneme, timing.start / style.pitch, timing.end / style.pitch)
+        timed = [
+            TimedPhoneme(
+                timing.phoneme,
+                (timing.start - _SOUNDS_EARLY_S) / style.pitch,
+                (timing.end - _SOUNDS_EARLY_S) / style.pitch,
+            )
             for timing in timings
         ]
+        return waveform.astype(np.float32, copy=False), _within(timed, waveform)
 
     def _cut(
         self,
         sentence: str,
-        waveform: np.ndarray,
+        said: tuple[np.ndarray, list[TimedPhoneme]],
         room: int,
         voice_id: str,
         speed: float,
@@ -221,15 +235,13 @@ class KokoroSpeech:
     ) -> tuple[np.ndarray, list[TimedPhoneme]]:
         """Shorten a sentence that alone is longer than the slot: at a clause, else at a word."""
         words = sentence.split()
-        fitting = max(1, int(len(words) * room / len(waveform)))
+        fitting = max(1, int(len(words) * room / len(said[0])))
         clauses = [n for n in range(1, fitting + 1) if words[n - 1][-1] in _CLAUSE_ENDS]
         shorter = " ".join(words[: clauses[-1] if clauses else fitting])
-        said = self._say(shorter, voice_id, speed, style)
-        shortened, timed = said if said is not None else (waveform, [])
-        if len(shortened) > room:
-            shortened = fade_out(shortened[:room], _FADE_SAMPLES)
-        end_s = len(shortened) / SAMPLE_RATE_HZ
-        return shortened, [phoneme for phoneme in timed if phoneme.end_s <= end_s]
+        waveform, timed = self._say(shorter, voice_id, speed, style) or said
+        if len(waveform) > room:
+            waveform = fade_out(waveform[:room], _FADE_SAMPLES)
+        return waveform, _within(timed, waveform)
 
 
 def _sentences(script: str) -> Iterator[str]:
@@ -240,3 +252,10 @@ def _sentences(script: str) -> Iterator[str]:
 
 def _shifted(phonemes: list[TimedPhoneme], by_s: float) -> list[TimedPhoneme]:
     return [TimedPhoneme(p.symbol, p.start_s + by_s, p.end_s + by_s) for p in phonemes]
+
+
+def _within(phonemes: list[TimedPhoneme], waveform: np.ndarray) -> list[TimedPhoneme]:
+    """Keep what lies in the waveform, cut at both its ends."""
+    duration_s = len(waveform) / SAMPLE_RATE_HZ
+    cut = (TimedPhoneme(p.symbol, max(p.start_s, 0.0), min(p.end_s, duration_s)) for p in phonemes)
+    return [phoneme for phoneme in cut if phoneme.start_s < phoneme.end_s]

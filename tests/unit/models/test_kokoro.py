@@ -1,15 +1,20 @@
+# ruff: noqa: RUF001 - phonetic symbols are meant, not the letters that look like them
+
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from vortex.errors import InvalidRecipeError, VortexInitializationError
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech
+from vortex.utils.audio import envelope
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 pytestmark = pytest.mark.models
@@ -17,6 +22,8 @@ pytestmark = pytest.mark.models
 SHORT = "Good evening."
 SENTENCES = ("Good evening.", "It rains in the north.", "The sun shines.")
 MELODIC_VOICE = "jf_nezumi"  # of the packaged ones, the one whose pitch is told most clearly
+VOWELS = frozenset("aeiouæɐɑɒɔəɚɛɜɪʊʌ")
+VOICELESS_STOPS = frozenset("ptk")
 EMOTIONS = ("neutral", "excited", "sad", "angry", "manic")
 
 
@@ -160,6 +167,63 @@ def test_cancelled_speech_stops_before_the_next_sentence(kokoro: KokoroSpeech, n
     assert token.polls == n
 
 
+@pytest.fixture(scope="module")
+def told(kokoro: KokoroSpeech) -> Speech:
+    return say(kokoro, " ".join(SENTENCES))
+
+
+def test_durations_add_up_to_the_samples(mini_models: Path) -> None:
+    session = onnxruntime.InferenceSession(
+        mini_models / "mini" / "kokoro" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    tokens = np.array([[0, *range(43, 63), 0]])
+    style = np.load(mini_models / "mini" / "kokoro" / "voices.npz")["jm_kumo"][tokens.size - 3]
+    inputs = {"tokens": tokens, "style": style, "speed": np.ones(1, dtype=np.float32)}
+    samples, durations = session.run(["audio", "duration"], inputs)
+    assert durations.shape == tokens.shape
+    assert durations.min() >= 1
+    assert durations.sum() * 600 == samples.size
+
+
+def test_phonemes_spell_the_script_in_order_and_within_the_speech(told: Speech) -> None:
+    letters = "".join(p.symbol for p in told.phonemes if p.symbol not in "ˈˌː .")
+    assert letters == "ɡʊdivnɪŋɪtɹeɪnzɪnðənɔɹθðəsʌnʃaɪnz"
+    times_s = [time_s for p in told.phonemes for time_s in (p.start_s, p.end_s)]
+    assert times_s == sorted(times_s)
+    assert 0 <= times_s[0] < 0.2
+    assert told.duration_s - 0.1 < times_s[-1] <= told.duration_s
+
+
+def test_sentences_are_apart_by_silence(told: Speech) -> None:
+    pauses = [
+        (before.end_s, after.start_s)
+        for before, after in itertools.pairwise(told.phonemes)
+        if after.start_s - before.end_s > 0.2
+    ]
+    assert len(pauses) == len(SENTENCES) - 1
+    for start_s, end_s in pauses:
+        middle = int((start_s + end_s) / 2 * SAMPLE_RATE_HZ)
+        pause = told.waveform[middle - SAMPLE_RATE_HZ // 20 : middle + SAMPLE_RATE_HZ // 20]
+        assert np.abs(pause).max() < 0.01
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_phonemes_sound_when_they_say(kokoro: KokoroSpeech, emotion: str) -> None:
+    """Vowels are louder than voiceless stops, most so without any shift of the times."""
+    script = "The happy cook took a copper pot to the park. Pack a bitter apple, Peter."
+    speech = say(kokoro, script, emotion=emotion)
+    shifts_s = np.arange(-8, 9) * 0.02
+    contrasts_db = [vowel_contrast_db(speech, shift_s) for shift_s in shifts_s]
+    assert max(contrasts_db) > 20
+    assert abs(shifts_s[int(np.argmax(contrasts_db))]) <= 0.02
+
+
+def test_cut_sentence_has_no_phonemes_after_its_end(kokoro: KokoroSpeech) -> None:
+    speech = say(kokoro, "Good evening to all who watch tonight.", max_duration_s=0.3)
+    assert speech.phonemes
+    assert speech.phonemes[-1].end_s <= speech.duration_s
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(VortexInitializationError, match=f"^kokoro: {tmp_path} cannot be loaded: "):
         KokoroSpeech(tmp_path, default_voice="jm_kumo")
@@ -172,6 +236,25 @@ def test_unknown_default_voice_is_refused_and_the_known_ones_named(mini_models: 
 
 def our_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "vortex.models.kokoro"]
+
+
+def vowel_contrast_db(speech: Speech, shift_s: float) -> float:
+    """Return how much louder vowels are than voiceless stops, if all times came later."""
+    per_s = 200
+    frames = int(speech.duration_s * per_s)
+    level_db = 20 * np.log10(
+        envelope(speech.waveform, SAMPLE_RATE_HZ, per_s, frames).clip(min=1e-3)
+    )
+    middles = {
+        kind: [
+            int(((p.start_s + p.end_s) / 2 + shift_s) * per_s)
+            for p in speech.phonemes
+            if p.symbol in kind
+        ]
+        for kind in (VOWELS, VOICELESS_STOPS)
+    }
+    vowels_db, stops_db = (level_db[np.clip(at, 0, frames - 1)] for at in middles.values())
+    return float(np.mean(vowels_db) - np.mean(stops_db))
 
 
 def loudness_db(speech: Speech) -> float:

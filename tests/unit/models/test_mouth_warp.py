@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
-from vortex.models.mouth_warp import MouthWarp, mouth_openings
+from vortex.models.mouth_warp import MouthWarp
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 FPS = 12
@@ -64,19 +64,6 @@ def animate(speech: Speech = WORD, **changes: Any) -> torch.Tensor:
 def difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return how far bytes are apart."""
     return (first.int() - second.int()).abs()
-
-
-def test_mouth_is_closed_in_silence_and_opens_within_the_loud_frame() -> None:
-    openings = mouth_openings(WORD, FPS, FRAMES)
-    assert (openings[: LOUD.start] == 0).all()
-    assert (openings[LOUD] > 0.95).all()
-    assert (np.diff(openings[LOUD.stop : LOUD.stop + 3]) < 0).all()
-    assert (openings[LOUD.stop + 6 :] == 0).all()
-
-
-def test_loudness_counts_relative_to_the_speakers_own() -> None:
-    loud, quiet = (mouth_openings(spoken(0.1 * v, v), FPS, 2 * FPS) for v in (0.8, 0.05))
-    assert loud == pytest.approx(quiet, abs=1e-4)
 
 
 def test_silence_moves_the_picture_by_no_more_than_the_sway() -> None:

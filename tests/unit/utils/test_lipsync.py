@@ -13,7 +13,7 @@ import pytest
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech, TimedPhoneme
 from vortex.utils.audio import envelope
 from vortex.utils.cancellation import CancellationToken
-from vortex.utils.lipsync import Motion, drive
+from vortex.utils.lipsync import FaceMotion, drive
 
 FPS = 24
 MINUTE = 60 * FPS
@@ -59,7 +59,7 @@ def voiced(symbols: str, sound_s: float = 0.1, loudness: float = 0.5) -> Speech:
     return Speech(waveform, phonemes, voice_id="", truncated=False)
 
 
-def motion(speech: Speech, **changes: Any) -> Motion:
+def motion(speech: Speech, **changes: Any) -> FaceMotion:
     settings: dict[str, Any] = {
         "fps": FPS,
         "frame_count": round(speech.duration_s * changes.get("fps", FPS)),
@@ -136,7 +136,7 @@ def test_silence_is_a_closed_mouth(phonemes: str) -> None:
         speech = Speech(speech.waveform, (), voice_id="", truncated=False)
     openings = motion(speech, frame_count=3 * FPS).openings
     for start_s, end_s in ((0.0, 0.2), (0.5, 0.8), (1.1, 3.0)):
-        silent = openings[frame_of(start_s + 0.04) : frame_of(end_s - 0.06)]
+        silent = openings[frame_of(start_s + 0.1) : frame_of(end_s - 0.05)]
         assert silent.max() < 0.01
     assert openings[frame_of(0.35)] > 0.6
     assert openings[frame_of(0.95)] > 0.6
@@ -173,9 +173,10 @@ def test_louder_is_wider_relative_to_the_speakers_own_level() -> None:
         assert loud[FPS // 2] < 0.7 * loud[FPS + FPS // 2]
 
 
-def test_speech_without_phonemes_opens_within_its_first_frames() -> None:
+def test_speech_without_phonemes_opens_and_closes_within_two_frames() -> None:
     openings = motion(Speech(tone(0, 0.5, 0), (), voice_id="", truncated=False)).openings
-    assert openings[FPS - 1] == 0
+    assert openings[: FPS - 1].max() == 0
+    assert openings[FPS - 1] < 0.1
     assert openings[FPS + 1 : 2 * FPS - 1].min() > 0.65
     assert openings[2 * FPS + 1 :].max() == 0
 
@@ -183,7 +184,7 @@ def test_speech_without_phonemes_opens_within_its_first_frames() -> None:
 # The face and head around it.
 
 
-def blinks(made: Motion, frames: slice = slice(None)) -> int:
+def blinks(made: FaceMotion, frames: slice = slice(None)) -> int:
     lid = made.expression[frames][UPPER_LID]
     shut = lid > 0.9 * 0.35 * 0.0466
     return int((np.diff(shut.astype(int)) == 1).sum())
@@ -256,7 +257,7 @@ def test_motion_has_exactly_the_frames_asked_for(fps: int, frame_count: int) -> 
         assert np.isfinite(array).all()
 
 
-def arrays(made: Motion) -> Iterator[bytes]:
+def arrays(made: FaceMotion) -> Iterator[bytes]:
     return (array.tobytes() for array in (made.expression, made.angles, made.openings))
 
 
@@ -271,7 +272,8 @@ def test_seed_decides_blinks_and_drift_but_not_the_mouth() -> None:
     assert not np.array_equal(first.angles, other.angles)
 
 
-# Real speech: 0.03 below what was measured, over three voices, in November 2026.
+# Real speech. Bounds of correlations are 0.03 below what was measured in November 2026: 0.67 and
+# 0.68 with the loudness, 0.80 and 0.81 with the phonemes; by the waveform alone 0.98 and 0.61.
 
 
 @pytest.fixture(scope="module", params=[("jm_kumo", "neutral"), ("jf_nezumi", "manic")])
@@ -316,8 +318,7 @@ def test_mouth_follows_the_loudness_of_real_speech_within_a_frame(spoken: Speech
     openings = motion(spoken).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
     by_lag = correlations(openings, loudness)
-    print({lag: round(value, 3) for lag, value in by_lag.items()})
-    assert by_lag[0] > 0.6
+    assert by_lag[0] > 0.64
     assert abs(max(by_lag, key=by_lag.__getitem__)) <= 1
 
 
@@ -326,8 +327,7 @@ def test_mouth_follows_the_phonemes_of_real_speech_within_a_frame(spoken: Speech
     openings = motion(spoken).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
     by_lag = correlations(openings, jaw(spoken, loudness))
-    print({lag: round(value, 3) for lag, value in by_lag.items()})
-    assert by_lag[0] > 0.7
+    assert by_lag[0] > 0.77
     assert abs(max(by_lag, key=by_lag.__getitem__)) <= 1
 
 
@@ -337,11 +337,9 @@ def test_estimate_from_the_waveform_follows_real_speech_within_a_frame(spoken: S
     openings = motion(without).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
     by_lag = correlations(openings, loudness)
-    print({lag: round(value, 3) for lag, value in by_lag.items()})
     assert max(by_lag, key=by_lag.__getitem__) == 0
-    vowels = correlations(openings, jaw(spoken, loudness))
-    print({lag: round(value, 3) for lag, value in vowels.items()})
-    assert by_lag[0] > 0.9
+    assert by_lag[0] > 0.95
+    assert correlations(openings, jaw(spoken, loudness))[0] > 0.55
 
 
 @pytest.mark.models
@@ -364,8 +362,6 @@ def test_mouth_is_closed_in_the_pauses_of_real_speech(spoken: Speech) -> None:
 
 @pytest.mark.models
 def test_lips_of_real_speech_move_smoothly(spoken: Speech) -> None:
-    """The widest vowel closes to p, b or m in not less than two frames, and most steps are small."""
-    steps = np.abs(np.diff(motion(spoken).openings))
-    print(steps.max(), np.quantile(steps, 0.95), np.quantile(steps, 0.5))
-    assert steps.max() < 0.85
-    assert np.quantile(steps, 0.9) < 0.4
+    """They take 25 ms at least from the widest vowel to p, b or m, and most ways are short."""
+    assert np.abs(np.diff(motion(spoken, fps=100).openings)).max() < 0.85 / 2.5
+    assert np.quantile(np.abs(np.diff(motion(spoken).openings)), 0.9) < 0.4
