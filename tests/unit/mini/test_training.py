@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vortex.mini.faces import Face
+from vortex.mini.judge import Answers
+from vortex.mini.train_autoencoder import Reconstruction
+from vortex.mini.train_clip import YesOrNo, shrunk
+from vortex.mini.train_flux import FewSteps, FlowMatching
+from vortex.mini.training import Lesson, Report, Schedule, drawn, train
+
+# In mixed precision torch says once that norms of queries and keys are not fused.
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def few() -> tuple[list[Face], torch.Tensor]:
+    return drawn(3, 12, moving=0.5)
+
+
+def lesson(part: str, few: tuple[list[Face], torch.Tensor]) -> Lesson:
+    faces, portraits = few
+    pattern = 2 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    latents = pattern.expand(len(faces), 4, 64)
+    torch.manual_seed(0)
+    match part:
+        case "autoencoder":
+            return Reconstruction(portraits, CPU, batch=2)
+        case "flux":
+            return FlowMatching(faces, latents, CPU, batch=4)
+        case "few steps":
+            return FewSteps(FlowMatching(faces, latents, CPU, batch=2))
+        case "judge":
+            return Answers(faces, shrunk(portraits), CPU, batch=8)
+        case _:
+            return YesOrNo(part, faces, shrunk(portraits), CPU, batch=8)
+
+
+def run(
+    part: str, few: tuple[list[Face], torch.Tensor], checkpoint: Path, steps: int, stop: int
+) -> tuple[Lesson, Report]:
+    trained = lesson(part, few)
+    schedule = Schedule(steps=steps, learning_rate=2e-3, ema_steps=10)
+    return trained, train(trained, schedule, seed=1, checkpoint=checkpoint, stop_after=stop)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "flux", "clip-b", "judge"])
+def test_few_steps_of_training_lower_the_loss(
+    part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    _, report = run(part, few, tmp_path / "run.pt", steps=24, stop=24)
+    assert np.mean(report.losses[-4:]) < 0.93 * np.mean(report.losses[:4])
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "flux", "few steps", "clip-l", "judge"])
+def test_interrupted_training_ends_with_the_same_bits(
+    part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    whole, whole_report = run(part, few, tmp_path / "whole.pt", steps=4, stop=4)
+    run(part, few, tmp_path / "parts.pt", steps=4, stop=2)
+    resumed, report = run(part, few, tmp_path / "parts.pt", steps=4, stop=4)
+    assert report.losses == whole_report.losses
+    for name, value in whole.modules.state_dict().items():
+        assert torch.equal(value, resumed.modules.state_dict()[name]), name
+
+
+def test_another_seed_gives_other_weights(
+    few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    schedule = Schedule(steps=2, learning_rate=2e-3)
+    first = train(lesson("judge", few), schedule, seed=1, checkpoint=tmp_path / "1.pt")
+    second = train(lesson("judge", few), schedule, seed=2, checkpoint=tmp_path / "2.pt")
+    assert first.losses != second.losses

@@ -1,0 +1,1 @@
+"""The miniature: portraits that a program draws, and models trained on them from zero."""

@@ -1,0 +1,65 @@
+"""`python -m vortex.mini train PART`: trains the miniature's models on portraits drawn here.
+
+Every part resumes from its checkpoint in the directory. `evaluate` measures what was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from vortex.mini import evaluate, judge, train_autoencoder, train_clip, train_flux
+
+# In the order in which one needs the other.
+PARTS = {
+    "autoencoder": train_autoencoder.run,
+    "flux": train_flux.run,
+    "clip": train_clip.run,
+    "judge": judge.run,
+}
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = ("flux", "clip-b", "clip-l")
+
+
+def main() -> None:
+    """Read the command line; train or measure."""
+    parser = argparse.ArgumentParser(prog="python -m vortex.mini", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a part, or all in their order")
+    train.add_argument("part", choices=[*PARTS, "all"])
+    measure = commands.add_parser("evaluate", help="measure what was trained on held-out prompts")
+    pack = commands.add_parser("export", help="copy what was trained to where the package ships it")
+    for command in (train, measure, pack):
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--directory", type=Path, default=Path("build/mini"))
+        command.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    arguments = parser.parse_args()
+    if arguments.command == "export":
+        export(arguments.directory, WEIGHTS)
+        return
+    settings = {"seed": arguments.seed, "device": arguments.device, "say": _say}
+    if arguments.command == "evaluate":
+        evaluate.run(arguments.directory, **settings)
+        return
+    for part in PARTS if arguments.part == "all" else [arguments.part]:
+        PARTS[part](arguments.directory, **settings)
+
+
+def export(directory: Path, target: Path) -> None:
+    """Copy the trained models and the judge, without checkpoints, over what is there."""
+    target.mkdir(exist_ok=True)
+    for name in SHIPPED:
+        shutil.rmtree(target / name, ignore_errors=True)
+        shutil.copytree(directory / name, target / name)
+    shutil.copyfile(directory / "judge.safetensors", target / "judge.safetensors")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the command line's own output
+
+
+if __name__ == "__main__":
+    main()
