@@ -95,12 +95,13 @@ def _direction(offsets: Mapping[tuple[int, int], float]) -> np.ndarray:
 _Y, _Z = 1, 2
 _LIPS_OPEN = _direction({(19, _Y): 0.123, (19, _Z): 0.013, (20, _Y): -0.030, (17, _Y): -0.012})
 _EYES_OPEN = _direction({(11, _Y): -0.0466, (13, _Y): 0.0081, (15, _Y): -0.0427, (16, _Y): 0.0110})
-_WIDEST_MOUTH_RATIO = 0.67
-_OPEN_EYE_RATIO = 0.35
+WIDEST_MOUTH_RATIO = 0.67
+OPEN_EYE_RATIO = 0.35
+WIDEST_GRIN = 15.0
 # Offsets per unit of grin and purse.
 _GRIN = _direction({(20, _Y): -0.001, (20, _Z): -0.001, (14, _Y): -0.001})
 _PURSE = _direction({(14, _Y): 0.001, (3, _Y): -0.0005, (7, _Y): -0.0005, (17, _Z): -0.0005})
-_PRESS_RATIO = 0.05  # how far beyond "closed" lips are pressed together for p, b and m
+PRESS_RATIO = 0.05  # how far beyond "closed" lips are pressed together for p, b and m
 
 
 class _Mood(NamedTuple):
@@ -177,20 +178,31 @@ def drive(
     openings = np.minimum(opening * mood.articulation, 1.0)
     angles = _drift(time_s, rng) * mood.liveliness[:, None]
     shut = _blinks(time_s, mood.blinks_per_min, rng)
-    moves = (
-        (_LIPS_OPEN, _WIDEST_MOUTH_RATIO * openings - _PRESS_RATIO * press),
-        (_GRIN, np.minimum(grin + mood.grin, 15.0)),
-        (_PURSE, purse),
-        (_EYES_OPEN, (1 - shut) * mood.eyes - shut * _OPEN_EYE_RATIO),
+    expression = expression_of(
+        WIDEST_MOUTH_RATIO * openings - PRESS_RATIO * press,
+        np.minimum(grin + mood.grin, WIDEST_GRIN),
+        purse,
+        (1 - shut) * mood.eyes - shut * OPEN_EYE_RATIO,
     )
-    expression = sum(
+    return FaceMotion(expression, angles.astype(np.float32), openings.astype(np.float32))
+
+
+def expression_of(
+    lips: np.ndarray, grin: np.ndarray, purse: np.ndarray, eyes: np.ndarray
+) -> np.ndarray:
+    """Return what to add to a face's own expression, float32 `[T, 21, 3]`.
+
+    Args:
+        lips: change of the ratio of the mouth's opening to its width, `[T]`.
+        grin: how far the corners are drawn up, `[T]` from 0 to 15.
+        purse: how rounded the lips are, `[T]` from -20 to 15.
+        eyes: change of the ratio of the eyes' opening to their width, `[T]`.
+    """
+    moves = ((_LIPS_OPEN, lips), (_GRIN, grin), (_PURSE, purse), (_EYES_OPEN, eyes))
+    offsets = sum(
         np.multiply.outer(amounts.astype(np.float32), direction) for direction, amounts in moves
     )
-    return FaceMotion(
-        np.asarray(expression, dtype=np.float32),
-        angles.astype(np.float32),
-        openings.astype(np.float32),
-    )
+    return np.asarray(offsets, dtype=np.float32)
 
 
 def _mouth(

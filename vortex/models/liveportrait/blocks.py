@@ -60,7 +60,7 @@ class SpectralConv2d(Foldable):
     """Convolution whose weight is divided by its largest singular value.
 
     The checkpoints keep the weight undivided, with the two singular vectors as training left them;
-    evaluation does not iterate on those.
+    only training iterates on those.
     """
 
     weight_u: torch.Tensor
@@ -79,10 +79,13 @@ class SpectralConv2d(Foldable):
         self.register_buffer("weight_v", torch.empty(channels_in * kernel_size**2))
         self.register_buffer("weight", None)  # what folding leaves
         if not self.weight_orig.is_meta:  # where it would cost seconds of imports, for nothing
-            self._estimate_vectors()
+            nn.init.normal_(self.weight_u)
+            self.estimate_vectors(_POWER_ITERATIONS)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Keep height and width, change the channels."""
+        if self.training:
+            self.estimate_vectors(1)
         weight = self._divided() if self.weight is None else self.weight
         return functional.conv2d(features, weight, self.bias, padding=self._padding)
 
@@ -93,10 +96,10 @@ class SpectralConv2d(Foldable):
             del self.weight_orig, self.weight_u, self.weight_v
 
     @torch.no_grad()
-    def _estimate_vectors(self) -> None:
-        matrix = self.weight_orig.flatten(1)
-        nn.init.normal_(self.weight_u)
-        for _ in range(_POWER_ITERATIONS):
+    def estimate_vectors(self, iterations: int) -> None:
+        """Bring the singular vectors closer to the weight's, by power iterations."""
+        matrix = self.weight_orig.float().flatten(1)
+        for _ in range(iterations):
             self.weight_v.copy_(functional.normalize(matrix.T @ self.weight_u, dim=0))
             self.weight_u.copy_(functional.normalize(matrix @ self.weight_v, dim=0))
 

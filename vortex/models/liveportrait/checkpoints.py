@@ -106,8 +106,10 @@ class Networks:
             eye=part(_EYE, eye_network),
         )
 
-    def save(self, directory: Path, dims: LivePortraitDims) -> None:
-        """Write safetensors and the dimensions; only before folding."""
+    def save(
+        self, directory: Path, dims: LivePortraitDims, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write safetensors of a precision, and the dimensions; only before folding."""
         retargeting = {_STITCHING: self.stitching, _LIP: self.lip, _EYE: self.eye}
         files = {
             _APPEARANCE: self.appearance.state_dict(),
@@ -123,7 +125,11 @@ class Networks:
         for name, state in files.items():
             path = directory / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+            written = {
+                key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+                for key, tensor in state.items()
+            }
+            save_file(written, path)
         dims.write(directory)
 
     def __iter__(self) -> Iterator[nn.Module]:

@@ -19,13 +19,13 @@ _MOTIONS = KEYPOINTS + 1  # that of every keypoint, and none for the background
 
 @dataclass(frozen=True)
 class WarpingSource:
-    """What warping needs of the source picture, the same for every frame.
+    """What warping needs of `s` source pictures, the same for every frame of theirs.
 
     Attributes:
-        volume: float32 `[1, C, D, H, W]`.
-        keypoints: float32 `[1, 21, 3]`.
+        volume: float32 `[s, C, D, H, W]`.
+        keypoints: float32 `[s, 21, 3]`.
         compressed: the volume in few channels, from which the flow is estimated, float32.
-        heat: one Gaussian around each keypoint, float32 `[1, 21, D, H, W]`.
+        heat: one Gaussian around each keypoint, float32 `[s, 21, D, H, W]`.
     """
 
     volume: torch.Tensor
@@ -69,8 +69,8 @@ class Warping(nn.Module):
         """Compute what depends on the source alone.
 
         Args:
-            volume: float32 `[1, C, D, H, W]`.
-            keypoints: float32 `[1, 21, 3]`.
+            volume: float32 `[s, C, D, H, W]`.
+            keypoints: float32 `[s, 21, 3]`.
         """
         network = self.dense_motion_network
         compressed = network.norm(network.compress(volume.to(network.compress.weight.dtype)))
@@ -82,10 +82,10 @@ class Warping(nn.Module):
         )
 
     def forward(self, source: WarpingSource, driving: torch.Tensor) -> Warped:
-        """Warp the source for the keypoints float32 `[n, 21, 3]` of `n` frames."""
+        """Warp for the keypoints float32 `[n, 21, 3]` of `n` frames, `n / s` of each source."""
         deformation, occlusion = self.dense_motion_network(source, driving)
         moved = functional.grid_sample(
-            source.volume.expand(len(driving), -1, -1, -1, -1), deformation, align_corners=False
+            _for_frames(source.volume, len(driving)), deformation, align_corners=False
         )
         features = self.fourth(self.third(like_weights(moved.flatten(1, 2), self.third.conv)))
         return Warped(features * occlusion, deformation, occlusion)
@@ -107,22 +107,24 @@ class _DenseMotion(nn.Module):
     def forward(
         self, source: WarpingSource, driving: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        frames = len(driving)
+        frames, sources = len(driving), len(source.volume)
         depth, height, width = size = source.volume.shape[-3:]
         grid = _grid(size, driving)
         still = torch.zeros_like(driving[:, :1])
-        shifts = torch.cat([still, source.keypoints - driving], dim=1)
+        shifts = torch.cat([still, _for_frames(source.keypoints, frames) - driving], dim=1)
 
         # The source as each single shift would move it. The motions are laid along the depth of
         # the sampled volume, so that the source is read as it is instead of being repeated.
         moved_grids = grid + shifts[:, :, None, None, None]
         moved = functional.grid_sample(
             source.compressed,
-            moved_grids.view(1, frames * _MOTIONS * depth, height, width, 3),
+            moved_grids.view(sources, -1, height, width, 3),
             align_corners=False,
         )
-        moved = moved.view(-1, frames, _MOTIONS, depth, height, width).movedim(0, 2)
-        heat = functional.pad(_heat(driving, size) - source.heat, (0, 0, 0, 0, 0, 0, 1, 0))
+        moved = moved.view(sources, -1, frames // sources, _MOTIONS, depth, height, width)
+        moved = moved.movedim(1, 3).flatten(0, 1)
+        heat = _heat(driving, size) - _for_frames(source.heat, frames)
+        heat = functional.pad(heat, (0, 0, 0, 0, 0, 0, 1, 0))
         inputs = torch.cat([heat.unsqueeze(2), moved], dim=2).flatten(1, 2)
 
         estimate = self.hourglass(like_weights(inputs, self.mask))
@@ -185,6 +187,12 @@ class _Decoder(NormedConv):
             features = block(functional.interpolate(features, scale_factor=(1, 2, 2)))
             features = torch.cat([features, seen], dim=1)
         return self.forward(features)
+
+
+def _for_frames(of_sources: torch.Tensor, frames: int) -> torch.Tensor:
+    """Give each frame what its source has, `[s, ...]` to `[n, ...]`; no copy of a single one."""
+    each = frames // len(of_sources)
+    return of_sources.unsqueeze(1).expand(-1, each, *of_sources.shape[1:]).flatten(0, 1)
 
 
 def _grid(size: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
