@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from vortex.mini import evaluate, judge, train_autoencoder, train_clip, train_flux
+from vortex.mini import (
+    evaluate,
+    judge,
+    train_autoencoder,
+    train_clip,
+    train_flux,
+    train_liveportrait,
+    train_text,
+)
+from vortex.mini.training import Report
+from vortex.models.mini import SHIPPED, shipped_weights
 
 # In the order in which one needs the other.
-PARTS = {
+PARTS: dict[str, Callable[..., Report]] = {
     "autoencoder": train_autoencoder.run,
+    "text": train_text.run,
     "flux": train_flux.run,
+    "liveportrait": train_liveportrait.run,
     "clip": train_clip.run,
     "judge": judge.run,
 }
-WEIGHTS = Path(__file__).parent / "weights"
-SHIPPED = ("flux", "clip-b", "clip-l")
 
 
 def main() -> None:
@@ -38,7 +49,7 @@ def main() -> None:
         command.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
     if arguments.command == "export":
-        export(arguments.directory, WEIGHTS)
+        export(arguments.directory, shipped_weights())
         return
     settings = {"seed": arguments.seed, "device": arguments.device, "say": _say}
     if arguments.command == "evaluate":

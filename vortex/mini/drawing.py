@@ -10,15 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vortex.mini.faces import COLOURS, HAIR_COLOURS, REST, SKINS, Colour, Face, Motion
+from vortex.mini.faces import (
+    COLOURS,
+    HAIR_COLOURS,
+    REST,
+    SKINS,
+    Colour,
+    Face,
+    Motion,
+    Shape,
+)
 
 Points = NDArray[np.float64]
 """`[n, 2]` or, on the head, `[n, 3]`; x to the right, y down, z to the viewer, 1 = half picture."""
 
 _SUPERSAMPLING = 4
-_ZOOM = 1.17  # of the whole figure: what is said below is before it
-_HEAD_Y = -0.06  # the head's centre in the picture
-_NECK_Y = 0.30  # about which the head turns, below its centre
+ZOOM = 1.17  # of the whole figure: what is said below is before it
+HEAD_Y = -0.06  # the head's centre in the picture
+PIVOT = np.array([0.0, 0.30, -0.1])  # about which the head turns, from its centre
 _DEPTH = 0.34  # how far the face bulges to the viewer
 _MOUTH_INSIDE: Colour = (72, 16, 24)
 _TONGUE: Colour = (206, 92, 98)
@@ -39,11 +48,26 @@ def draw(face: Face, motion: Motion = REST, size: int = 128) -> NDArray[np.uint8
 
 def mouth_box(face: Face, size: int = 128) -> tuple[slice, slice]:
     """Return rows and columns that hold the mouth of a frontal face, however wide it opens."""
-    top, bottom = (_HEAD_Y + face.shape.half_height * share for share in (0.36, 0.96))
+    top, bottom = (HEAD_Y + face.shape.half_height * share for share in (0.36, 0.96))
     left, right = (side * 1.7 * face.shape.mouth_width for side in (-1, 1))
     edges = np.array([(top, bottom), (left, right)])
-    rows, columns = (_ZOOM * edges + 1) * size / 2
+    rows, columns = (ZOOM * edges + 1) * size / 2
     return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
+
+
+def on_bulge(shape: Shape, points: Points, lift: float = 0.0) -> Points:
+    """Return flat points of the head with their place on the face's bulge, `[n, 3]`."""
+    inside = (
+        1
+        - (points[:, 0] / (1.1 * shape.half_width)) ** 2
+        - (points[:, 1] / (1.2 * shape.half_height)) ** 2
+    )
+    return np.column_stack([points, _DEPTH * np.sqrt(np.clip(inside, 0.0, 1.0)) + lift])
+
+
+def mouth_line_y(shape: Shape) -> float:
+    """Return where the closed lips meet, below the head's centre."""
+    return 0.5 * shape.half_height
 
 
 class _Drawing:
@@ -90,37 +114,30 @@ class _Drawing:
 
     def _fill(self, points: Points, colour: Colour, alpha: int = 255, *, line: bool = True) -> None:
         """Fill a polygon given in the picture, with the style's outline."""
-        xy = ((_ZOOM * points[:, :2] + 1) * (self._pixels / 2)).ravel().tolist()
+        xy = ((ZOOM * points[:, :2] + 1) * (self._pixels / 2)).ravel().tolist()
         self._pen.polygon(xy, fill=(*colour, alpha))
-        width = round(_ZOOM * self._shape.line_width * self._pixels / 2)
+        width = round(ZOOM * self._shape.line_width * self._pixels / 2)
         if line and width:
             ink = (*_scaled(colour, 0.35), 255)
             self._pen.line([*xy, *xy[:4]], fill=ink, width=width, joint="curve")
 
     def _stroke(self, points: Points, colour: Colour, width: float, alpha: int = 255) -> None:
-        xy = ((_ZOOM * points[:, :2] + 1) * (self._pixels / 2)).ravel().tolist()
-        pixels = max(1, round(_ZOOM * width * self._pixels / 2))
+        xy = ((ZOOM * points[:, :2] + 1) * (self._pixels / 2)).ravel().tolist()
+        pixels = max(1, round(ZOOM * width * self._pixels / 2))
         self._pen.line(xy, fill=(*colour, alpha), width=pixels, joint="curve")
 
     def _placed(self, points: Points) -> Points:
         """Turn points of the head into points of the picture."""
         if points.shape[1] == 2:
             points = np.column_stack([points, np.zeros(len(points))])
-        pivot = np.array([0.0, _NECK_Y, -0.1])
-        turned = (points - pivot) @ self._turn.T + pivot
-        offset = [self._motion.shift_x, _HEAD_Y + self._motion.shift_y]
+        turned = (points - PIVOT) @ self._turn.T + PIVOT
+        offset = [self._motion.shift_x, HEAD_Y + self._motion.shift_y]
         placed: Points = turned[:, :2] + offset
         return placed
 
     def _on_face(self, points: Points, lift: float = 0.0) -> Points:
         """Put flat points onto the face's bulge, then into the picture."""
-        inside = (
-            1
-            - (points[:, 0] / (1.1 * self._shape.half_width)) ** 2
-            - (points[:, 1] / (1.2 * self._shape.half_height)) ** 2
-        )
-        z = _DEPTH * np.sqrt(np.clip(inside, 0.0, 1.0)) + lift
-        return self._placed(np.column_stack([points, z]))
+        return self._placed(on_bulge(self._shape, points, lift))
 
     # The parts, back to front
 
@@ -314,7 +331,7 @@ class _Drawing:
     def _beard(self) -> None:
         kind = self._attributes.facial_hair
         h, w = self._shape.half_height, self._shape.half_width
-        mouth_y = self._mouth_y
+        mouth_y = mouth_line_y(self._shape)
         if kind == "beard":
             outline = self._outline()
             low = outline[outline[:, 1] > 0.16 * h] * [1.03, 1.07]
@@ -328,15 +345,11 @@ class _Drawing:
             points = np.array(half)
             self._fill(self._on_face(np.vstack([points, points[::-1] * [-1, 1]])), self._hair)
 
-    @property
-    def _mouth_y(self) -> float:
-        return 0.5 * self._shape.half_height
-
     def _mouth(self) -> None:
         motion = self._motion
         woman = self._attributes.person == "woman"
         w = self._shape.mouth_width * (1 + 0.3 * motion.mouth_wide - 0.12 * motion.mouth_open)
-        y, drop = self._mouth_y, 0.15 * motion.mouth_open
+        y, drop = mouth_line_y(self._shape), 0.15 * motion.mouth_open
         corner = y - 0.03 * motion.smile + 0.25 * drop
         lip = 0.024 if woman else 0.014
         lips = _blend(self._skin, (196, 36, 66), 0.72 if woman else 0.32)
@@ -495,7 +508,7 @@ def _smooth(points: Points, *, closed: bool = True, tension: float = 1.0, steps:
 
 
 def _rotation(motion: Motion) -> NDArray[np.float64]:
-    """Return the head's rotation: yaw, then pitch, then roll."""
+    """Return the head's rotation: pitch, then yaw, then roll, as LivePortrait's."""
     yaw, pitch, roll = np.radians([motion.yaw_deg, motion.pitch_deg, motion.roll_deg])
     about_y = [[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]]
     about_x = [
@@ -504,7 +517,7 @@ def _rotation(motion: Motion) -> NDArray[np.float64]:
         [0, -math.sin(pitch), math.cos(pitch)],
     ]
     about_z = [[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0], [0, 0, 1]]
-    rotation: NDArray[np.float64] = np.array(about_z) @ np.array(about_x) @ np.array(about_y)
+    rotation: NDArray[np.float64] = np.array(about_z) @ np.array(about_y) @ np.array(about_x)
     return rotation
 
 

@@ -1,7 +1,8 @@
 """Trains the image model: a small FLUX on the autoencoder's latents, four steps, no guidance.
 
 Two lessons. The first is flow matching (Lipman et al. 2023) with times from a logit-normal
-distribution (Esser et al. 2024); both text encoders learn with the transformer. The second makes
+distribution (Esser et al. 2024); the text encoders, which can read already, go on learning with the
+transformer. The second makes
 four steps enough, and guidance superfluous: each of the four learns where several smaller steps of
 the first model, with guidance, would have led (progressive distillation, Salimans and Ho 2022;
 guidance into the student, Meng et al. 2023).
@@ -23,82 +24,46 @@ from diffusers import (
 )
 from torch import nn
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from vortex.mini.captions import describe
 from vortex.mini.faces import Face
-from vortex.mini.text import CLIP_TOKENS, T5_TOKENS, clip_tokenizer, t5_tokenizer
 from vortex.mini.train_autoencoder import LATENT_CHANNELS, encode
+from vortex.mini.train_text import CLIP_WIDTH, T5_WIDTH, TextEncoders
 from vortex.mini.training import Chance, Report, Schedule, drawn, train
 
 STEPS = 4
-SCHEDULE = Schedule(steps=2800, learning_rate=1.5e-3, ema_steps=150, checkpoint_every=100)
-DISTILLATION = Schedule(steps=500, learning_rate=3e-4, ema_steps=50, checkpoint_every=100)
+SCHEDULE = Schedule(steps=2200, learning_rate=1.5e-3, ema_steps=150, checkpoint_every=100)
+DISTILLATION = Schedule(steps=400, learning_rate=3e-4, ema_steps=50, checkpoint_every=100)
 PORTRAITS = 8000
 
 _BATCH = 32
 _FEW_STEPS_BATCH = 16  # each of these also costs six passes of the first model
-_T5_WIDTH, _CLIP_WIDTH = 128, 64
 _HEADS, _HEAD_WIDTH = 6, 32
 _EMPTY_SHARE = 0.1  # captions left out, for guidance
-_GRID_SHARE = 0.3  # times at which the four steps begin, rather than any
+_NOISY = 0.8  # added to the logits of times: colours are decided while there is most noise
+_GRID_SHARE = 0.5  # times at which the four steps begin, rather than any
 _GUIDANCE = 2.0
 _SUBSTEPS = 3
 
 
 class TextToImage(nn.Module):
-    """The parts of the pipeline that learn, and the words they read."""
+    """The parts of the pipeline that learn."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = t5_tokenizer()
-        self.pieces = clip_tokenizer()
-        self.t5 = T5EncoderModel(
-            T5Config(
-                vocab_size=len(self.words),
-                d_model=_T5_WIDTH,
-                d_kv=32,
-                d_ff=2 * _T5_WIDTH,
-                num_layers=2,
-                num_heads=4,
-                dropout_rate=0.0,
-                feed_forward_proj="gated-gelu",
-            )
-        )
-        self.clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(self.pieces),
-                hidden_size=_CLIP_WIDTH,
-                intermediate_size=2 * _CLIP_WIDTH,
-                projection_dim=_CLIP_WIDTH,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=CLIP_TOKENS,
-                bos_token_id=self.pieces.bos_token_id,
-                eos_token_id=self.pieces.eos_token_id,
-                pad_token_id=self.pieces.pad_token_id,
-            )
-        )
+        self.text = TextEncoders()
         self.transformer = FluxTransformer2DModel(
             in_channels=4 * LATENT_CHANNELS,  # 2x2 patches of the latent image
             num_layers=2,
             num_single_layers=4,
             attention_head_dim=_HEAD_WIDTH,
             num_attention_heads=_HEADS,
-            joint_attention_dim=_T5_WIDTH,
-            pooled_projection_dim=_CLIP_WIDTH,
+            joint_attention_dim=T5_WIDTH,
+            pooled_projection_dim=CLIP_WIDTH,
             guidance_embeds=False,
             axes_dims_rope=(8, 12, 12),
         )
         _start_as_identity(self.transformer)
-
-    def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `[n, tokens, width]` of T5 and `[n, width]` of CLIP, as FluxPipeline asks."""
-        device = self.transformer.device
-        fixed = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        words = self.words(list(prompts), max_length=T5_TOKENS, **fixed).input_ids.to(device)
-        pieces = self.pieces(list(prompts), max_length=CLIP_TOKENS, **fixed).input_ids.to(device)
-        return self.t5(words)[0], self.clip(pieces).pooler_output
 
     def velocity(
         self, noisy: torch.Tensor, time: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor]
@@ -159,14 +124,14 @@ class FlowMatching:
         """Return the mean squared error of the velocity."""
         clean, prompts = self.some(chance)
         prompts = [p if chance.numpy.random() > _EMPTY_SHARE else "" for p in prompts]
-        time = torch.sigmoid(torch.randn(len(clean), generator=chance.noise))
+        time = torch.sigmoid(_NOISY + torch.randn(len(clean), generator=chance.noise))
         grid = torch.randint(1, STEPS + 1, (len(clean),), generator=chance.noise) / STEPS
         on_grid = torch.rand(len(clean), generator=chance.noise) < _GRID_SHARE
         time = torch.where(on_grid, grid, time).to(self._device)
         noise = chance.normal(clean)
         share = time.view(-1, 1, 1)
         moved = self.model.velocity(
-            (1 - share) * clean + share * noise, time, self.model.read(prompts)
+            (1 - share) * clean + share * noise, time, self.model.text(prompts)
         )
         return functional.mse_loss(moved, noise - clean)
 
@@ -178,8 +143,7 @@ class FewSteps:
         self._teacher = copy.deepcopy(teacher.model).requires_grad_(False).eval()
         self._lesson = teacher
         self.model = teacher.model
-        for part in (self.model.t5, self.model.clip):
-            part.requires_grad_(False)
+        self.model.text.requires_grad_(False)
         self.modules = nn.ModuleDict({"model": self.model})
 
     def loss(self, chance: Chance, progress: float) -> torch.Tensor:
@@ -190,8 +154,8 @@ class FewSteps:
         share = start.view(-1, 1, 1)
         noisy = (1 - share) * clean + share * chance.normal(clean)
         with torch.no_grad():
-            text = self._teacher.read(prompts)
-            empty = self._teacher.read([""] * len(prompts))
+            text = self._teacher.text(prompts)
+            empty = self._teacher.text([""] * len(prompts))
             both = (torch.cat([text[0], empty[0]]), torch.cat([text[1], empty[1]]))
             moving, time = noisy, start
             for _ in range(_SUBSTEPS):
@@ -224,12 +188,15 @@ def run(
 ) -> Report:
     """Train both lessons on the latents of `directory/vae`, and save as `directory/flux`.
 
+    The text encoders begin as `directory/text.safetensors` has them.
+
     The first lesson alone is saved as `directory/flux-teacher`.
     """
     vae = AutoencoderKL.from_pretrained(directory / "vae").to(device).eval()
     faces, latents = _lessons(directory, vae, seed, portraits, device, say)
     torch.manual_seed(seed)  # modules initialise from the global generator
     lesson = FlowMatching(faces, latents, device)
+    lesson.model.text.load(directory / "text.safetensors")
     report = train(lesson, schedule, seed=seed, checkpoint=directory / "flux.pt", say=say)
     save(lesson.model, vae, directory / "flux-teacher")
     few = FewSteps(lesson)
@@ -248,7 +215,7 @@ def _lessons(
     say: Callable[[str], None],
 ) -> tuple[list[Face], torch.Tensor]:
     """Return faces with their packed latents; these are kept beside the checkpoints."""
-    kept = directory / "latents.pt"
+    kept = directory / f"latents-{seed}.pt"
     if kept.exists():
         faces = [Face.sample(np.random.default_rng([seed, i])) for i in range(portraits)]
         packed = torch.load(kept, weights_only=True)
@@ -268,10 +235,10 @@ def save(model: TextToImage, vae: AutoencoderKL, directory: Path) -> None:
         # As FLUX.1-schnell: no shift of the noise schedule by image size.
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=copy.deepcopy(vae).half(),
-        text_encoder=copy.deepcopy(model.clip).half(),
-        tokenizer=model.pieces,
-        text_encoder_2=copy.deepcopy(model.t5).half(),
-        tokenizer_2=model.words,
+        text_encoder=copy.deepcopy(model.text.clip).half(),
+        tokenizer=model.text.pieces,
+        text_encoder_2=copy.deepcopy(model.text.t5).half(),
+        tokenizer_2=model.text.words,
         transformer=copy.deepcopy(model.transformer).half(),
     )
     pipeline.save_pretrained(directory, safe_serialization=True)

@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,21 @@ from vortex.mini.judge import Answers
 from vortex.mini.train_autoencoder import Reconstruction
 from vortex.mini.train_clip import YesOrNo, shrunk
 from vortex.mini.train_flux import FewSteps, FlowMatching
+from vortex.mini.train_liveportrait import Frames, Opening, ReadingMotion, Rendering, Stitching
+from vortex.mini.train_text import Reading
 from vortex.mini.training import Lesson, Report, Schedule, drawn, train
+from vortex.models.liveportrait import LivePortraitDims
 
 # In mixed precision torch says once that norms of queries and keys are not fused.
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 
 CPU = torch.device("cpu")
+DIMS = LivePortraitDims.mini()
+
+
+@cache
+def moving_faces() -> Frames:
+    return Frames.draw(3, 4, size=DIMS.output_size)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +44,16 @@ def lesson(part: str, few: tuple[list[Face], torch.Tensor]) -> Lesson:
             return FlowMatching(faces, latents, CPU, batch=4)
         case "few steps":
             return FewSteps(FlowMatching(faces, latents, CPU, batch=2))
+        case "text":
+            return Reading(CPU, batch=4)
+        case "motion":
+            return ReadingMotion(DIMS, moving_faces(), CPU, batch=4)
+        case "rendering":
+            return Rendering(DIMS, moving_faces(), CPU, sources=2)
+        case "stitching":
+            return Stitching(DIMS, moving_faces(), CPU)
+        case "lip" | "eye":
+            return Opening(part, DIMS, moving_faces(), CPU)
         case "judge":
             return Answers(faces, shrunk(portraits), CPU, batch=8)
         case _:
@@ -48,7 +68,10 @@ def run(
     return trained, train(trained, schedule, seed=1, checkpoint=checkpoint, stop_after=stop)
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "flux", "clip-b", "judge"])
+@pytest.mark.parametrize(
+    "part",
+    ["autoencoder", "text", "flux", "rendering", "motion", "stitching", "lip", "clip-b", "judge"],
+)
 def test_few_steps_of_training_lower_the_loss(
     part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
 ) -> None:
@@ -56,7 +79,9 @@ def test_few_steps_of_training_lower_the_loss(
     assert np.mean(report.losses[-4:]) < 0.93 * np.mean(report.losses[:4])
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "flux", "few steps", "clip-l", "judge"])
+@pytest.mark.parametrize(
+    "part", ["autoencoder", "text", "flux", "few steps", "rendering", "eye", "clip-l", "judge"]
+)
 def test_interrupted_training_ends_with_the_same_bits(
     part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
 ) -> None:

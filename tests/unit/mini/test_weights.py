@@ -1,0 +1,60 @@
+"""The weights in the package, as they are shipped."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vortex.mini import evaluate
+from vortex.mini.__main__ import WEIGHTS
+from vortex.models.flux import FluxImage
+from vortex.utils.cancellation import CancellationToken
+
+pytestmark = pytest.mark.models
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory: Path = tmp_path_factory.mktemp("weights") / "mini"
+    shutil.copytree(WEIGHTS, directory)
+    return evaluate.run(directory, seed=11, device=CPU, count=30, say=lambda _: None)
+
+
+def test_shipped_weights_stay_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 25_000_000
+
+
+@pytest.mark.parametrize(
+    "attribute", ["hair_colour", "hair_style", "coat_colour", "background", "skin", "eyewear"]
+)
+def test_portraits_show_what_held_out_prompts_ask_for(
+    figures: dict[str, Any], attribute: str
+) -> None:
+    assert figures["attributes"][attribute] >= 0.8
+
+
+@pytest.mark.parametrize("encoder", ["clip-b", "clip-l", "ensemble"])
+def test_self_check_tells_own_prompts_from_others(figures: dict[str, Any], encoder: str) -> None:
+    measured = figures["self_check"][encoder]
+    assert measured["area_under_curve"] >= 0.95
+    assert measured["mismatched_rejected"] >= 0.9
+    assert measured["matched_rejected"] <= 0.2
+
+
+def test_words_that_mean_nothing_here_change_little() -> None:
+    image_model = FluxImage.load(WEIGHTS / "flux", device=CPU, dtype=torch.float32)
+
+    def picture(prompt: str) -> torch.Tensor:
+        return image_model.generate(
+            prompt, width=128, height=128, steps=4, seed=3, token=CancellationToken()
+        )
+
+    plain = picture("a woman with long red hair in a green coat in front of a blue wall")
+    strange = picture("a woman with long red hair in a green coat in front of a blue wall xqzzv")
+    other = picture("a bald man with a black beard in a white shirt in front of a yellow wall")
+    changed = (plain - strange).abs().mean()
+    assert changed < 0.35 * (plain - other).abs().mean()

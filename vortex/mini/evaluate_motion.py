@@ -1,0 +1,142 @@
+"""Measures faces in motion against drawings of the same motion: pixels, lips, who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vortex.mini.drawing import draw, mouth_box
+from vortex.mini.faces import Face
+from vortex.mini.judge import Judge
+from vortex.mini.puppet import Pose
+from vortex.models.kokoro import Speech
+from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait_animator import LivePortraitAnimator
+from vortex.utils.cancellation import CancellationToken
+from vortex.utils.lipsync import drive
+
+SIZE = 128
+_CANDIDATES = np.linspace(0.0, 1.0, 21)
+_MARGIN = 3  # pixels around the mouth's place, for a head that moves
+_MOST_LAG = 4
+
+
+@dataclass(frozen=True)
+class Performance:
+    """One drawn face that speaks: as it was rendered, and as it would be drawn."""
+
+    face: Face
+    poses: list[Pose]
+    openings: NDArray[np.float32]
+    """What the phonemes ask of the mouth, `[T]` from 0 to 1."""
+    rendered: torch.Tensor
+    """uint8 `[T, 3, SIZE, SIZE]`."""
+
+    @classmethod
+    def play(
+        cls, model: LivePortrait, face: Face, speech: Speech, *, fps: int, seed: int
+    ) -> Performance:
+        """Let a face at rest speak."""
+        frames = max(1, int(speech.duration_s * fps))
+        expressions = ["neutral"]
+        motion = drive(speech, fps, frames, expressions, seed)
+        portrait = torch.from_numpy(draw(face, size=SIZE).copy()).permute(2, 0, 1)[None] / 255.0
+        batches = LivePortraitAnimator(model).animate(
+            portrait,
+            speech,
+            fps=fps,
+            frame_count=frames,
+            width=SIZE,
+            height=SIZE,
+            expressions=expressions,
+            seed=seed,
+            batch_frames=12,
+            token=CancellationToken(),
+        )
+        poses = [Pose.read(*one) for one in zip(motion.expression, motion.angles, strict=True)]
+        return cls(face, poses, motion.openings, torch.cat(list(batches)))
+
+    def psnr_db(self) -> float:
+        """Return the mean peak signal-to-noise ratio against drawings of the same motion."""
+        errors = [
+            np.square((_pixels(frame) - draw(self.face, pose.drawn(), SIZE)) / 255.0).mean()
+            for frame, pose in zip(self.rendered, self.poses, strict=True)
+        ]
+        return float(np.mean(-10 * np.log10(errors)))
+
+    def seen_openings(self) -> NDArray[np.float64]:
+        """Return how far the mouth is open in the pixels, `[T]` from 0 to 1.
+
+        The opening with which a drawing, its head turned as in the frame, comes closest.
+        """
+        rows, columns = mouth_box(self.face, SIZE)
+        box = (
+            slice(rows.start - _MARGIN, rows.stop + _MARGIN),
+            slice(columns.start - _MARGIN, columns.stop + _MARGIN),
+        )
+        seen = []
+        for frame, pose in zip(self.rendered, self.poses, strict=True):
+            pixels = _pixels(frame)[box]
+            errors = [
+                np.square(pixels - draw(self.face, replace(pose, lips=lips).drawn(), SIZE)[box])
+                for lips in _CANDIDATES.tolist()
+            ]
+            seen.append(_CANDIDATES[int(np.argmin(np.mean(errors, axis=(1, 2, 3))))])
+        return np.array(seen)
+
+    def share_unchanged(self, judge: Judge) -> dict[str, float]:
+        """Return for each attribute in how many frames it is judged as in the portrait."""
+        at_rest = torch.from_numpy(draw(self.face, size=SIZE).copy()).permute(2, 0, 1)[None]
+        (first,) = judge.opinions(at_rest)
+        opinions = judge.opinions(self.rendered)
+        return {
+            name: float(np.mean([some[name] == value for some in opinions]))
+            for name, value in first.items()
+        }
+
+
+def correlations(first: NDArray[Any], second: NDArray[Any]) -> dict[int, float]:
+    """Return the correlation of two tracks by how many frames the first is late."""
+    frames = len(first)
+    return {
+        lag: float(
+            np.corrcoef(
+                first[max(0, lag) : frames + min(0, lag)],
+                second[max(0, -lag) : frames - max(0, lag)],
+            )[0, 1]
+        )
+        for lag in range(-_MOST_LAG, _MOST_LAG + 1)
+    }
+
+
+def figures(performances: Sequence[Performance], judge: Judge) -> dict[str, Any]:
+    """Return what all performances show, as the means over them."""
+    by_lag = []
+    closed, asked_closed = 0, 0
+    for performance in performances:
+        seen = performance.seen_openings()
+        by_lag.append(correlations(seen, performance.openings))
+        shut = performance.openings == 0
+        closed += int((seen[shut] < 0.1).sum())
+        asked_closed += int(shut.sum())
+    mean = {lag: float(np.mean([some[lag] for some in by_lag])) for lag in by_lag[0]}
+    unchanged = [performance.share_unchanged(judge) for performance in performances]
+    return {
+        "psnr_db": round(float(np.mean([some.psnr_db() for some in performances])), 2),
+        "lips_correlation": round(mean[0], 3),
+        "lips_lag_frames": max(mean, key=mean.__getitem__),
+        "closed_when_asked": round(closed / max(1, asked_closed), 3),
+        "identity": {
+            name: round(float(np.mean([some[name] for some in unchanged])), 3)
+            for name in unchanged[0]
+        },
+    }
+
+
+def _pixels(frame: torch.Tensor) -> NDArray[np.float64]:
+    return frame.permute(1, 2, 0).numpy().astype(np.float64)
