@@ -71,8 +71,8 @@ class Card:
         timeline: Timeline | None,
         default_voice: str,
     ) -> Card:
-        """Put together what belongs to one result; the chart is empty where no work was done."""
-        chart = None if timeline is None else chart_of_steps(timeline)
+        """Put together what belongs to one result; no work done, no chart."""
+        chart = chart_of_steps(timeline) if timeline is not None and timeline.worked else None
         return cls(tick, result, video, chart, default_voice)
 
     @property

@@ -37,8 +37,8 @@ class Row:
 
     label: str
     bars: tuple[Bar, ...]
-    seconds: float
-    """All of its intervals together."""
+    length: str
+    """All of its intervals together, with a unit."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def _row(label: str, steps: Mapping[str, tuple[Interval, ...]], clock: Interval)
         for interval in intervals
     )
     total_ns = sum(interval.length_ns for intervals in steps.values() for interval in intervals)
-    return Row(label, bars, total_ns / 1e9)
+    return Row(
+        label, bars, f"{total_ns / 1e9:.2f} s" if total_ns >= 1e9 else f"{total_ns / 1e6:.0f} ms"
+    )
 
 
 def _marks(clock: Interval) -> tuple[Mark, ...]:

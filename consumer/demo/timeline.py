@@ -10,7 +10,7 @@ from consumer.telemetry.semconv import SLOT_ID
 from consumer.telemetry.trace_file import SpanRecord
 
 STEPS = ("queue", "audio", "image", "video", "clip", "encode", "store", "publish")
-_PUBLISH = "publish"
+_QUEUE, _PUBLISH = "queue", "publish"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Timeline:
     whole: Interval
     steps: dict[str, tuple[Interval, ...]]
     """Names of `STEPS`, those that ran; several intervals where another seed was tried."""
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything was made for it, rather than only answered."""
+        return not self.steps.keys() <= {_QUEUE, _PUBLISH}
 
 
 def read_timelines(spans: Sequence[SpanRecord], ticks_topic: str) -> dict[int, Timeline]:
