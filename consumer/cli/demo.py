@@ -39,7 +39,7 @@ from schemas import Recipe
 from schemas.describe import describe_validation_error
 
 NO_ENGLISH_VOICE = (
-    "The models hold no English voice: Japanese speakers read the scripts, with an accent."
+    "No English voice is installed: Japanese speakers read the scripts, with an accent."
 )
 _OWN = "One slot of your own"
 
@@ -73,7 +73,7 @@ def demo(
         float | None,
         typer.Option(
             help="Length of the video in seconds, to 45; by default as long as the script,"
-            " 6 to 20. Longer speech is cut at a sentence.",
+            " 6 to 15. Longer speech is cut at a sentence.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -91,9 +91,8 @@ def demo(
     """
     started = time.monotonic()
     own: Recipe | None = None
-    if any(given is not None for given in (prompt, script, voice, emotion, duration, seed)) or (
-        expression
-    ):
+    own_options = (prompt, script, voice, emotion, expression or None, duration, seed)
+    if any(option is not None for option in own_options):
         try:
             own = own_recipe(
                 prompt=prompt,

@@ -249,6 +249,7 @@ def test_demo_shows_what_became_of_six_ticks_on_a_page(mini_models: Path, tmp_pa
         *("demo", "--output", str(output)),
         timeout_s=DEMO_TIMEOUT_S,
         VORTEX__MODELS__DIRECTORY=str(mini_models),
+        VORTEX__ORCHESTRATION__TIMEOUTS__AUDIO_S="60",  # the machine may be busy
         COLUMNS="100",
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -278,6 +279,7 @@ def test_demo_makes_one_slot_of_ones_own_words(mini_models: Path, tmp_path: Path
         *("--emotion", "sad", "--expression", "calm", "--expression", "excited"),
         timeout_s=DEMO_TIMEOUT_S,
         VORTEX__MODELS__DIRECTORY=str(mini_models),
+        VORTEX__ORCHESTRATION__TIMEOUTS__AUDIO_S="60",  # the machine may be busy
         VORTEX__PIPELINE__WARMUP="false",
     )
     assert done.returncode == 0, done.stdout + done.stderr
