@@ -1,9 +1,13 @@
-"""Draws `demo.svg` beside this file: the terminal at the end of a real `vortex demo`."""
+"""Records a real `vortex demo` beside this file.
+
+`demo.svg` is the terminal at its end, `demo.png` the contact sheet of its videos.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +31,8 @@ def main() -> None:
             env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)},
         )
         shown = done.stdout.replace(directory, "~")
+        sheet = Path(directory) / "demo-output" / "sheet.png"
+        shutil.copyfile(sheet, Path(__file__).with_name("demo.png"))
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     console.print(Text.from_ansi(_last_screen(shown)))
     svg = FONT_FACE.sub("", console.export_svg(title="vortex demo"))

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -22,6 +24,7 @@ from tests.otlp_receiver import OtlpReceiver
 
 VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
 TIMEOUT_S = 90.0
+DEMO_TIMEOUT_S = 300.0
 STAGES = ("audio", "image", "video", "clip", "encode", "store")
 
 
@@ -35,12 +38,14 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | {"COLUMNS": "200", **variables}
 
 
-def vortex(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def vortex(
+    *arguments: str, timeout_s: float = TIMEOUT_S, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*VORTEX, *arguments],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         env=environment(**variables),
         check=False,
     )
@@ -175,6 +180,114 @@ def test_tick_file_with_a_wrong_deadline_is_one_line(deadline: str, tmp_path: Pa
     recipe = "{audio_track: {script: a}, visual_track: {prompt: b}}"
     path.write_text(f"slot_id: 1\ndeadline: {deadline}\nrecipe: {recipe}", encoding="utf-8")
     assert "tick 0: deadline: " in complaint(vortex("tick", "--file", str(path)), exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--script", "", "audio_track.script: String should have at least 1 character"),
+        ("--script", "a" * 5001, "audio_track.script: String should have at most 5000 characters"),
+        ("--prompt", "", "visual_track.prompt: String should have at least 1 character"),
+        ("--prompt", "a" * 2001, "visual_track.prompt: String should have at most 2000 characters"),
+        ("--emotion", "happy", "audio_track.emotion: Input should be 'neutral'"),
+        ("--expression", "happy", "visual_track.expression_sequence.0: Input should be"),
+        ("--duration", "46", "slot_params.duration_sec: Input should be less than or equal to 45"),
+        ("--seed", "-1", "seed: Input should be greater than or equal to 0"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_demo_of_a_wrong_recipe_is_one_line_and_touches_nothing(
+    option: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier.mp4"
+    earlier.touch()
+    done = vortex("demo", option, value, "--output", str(tmp_path))
+    assert complaint(done, exit_code=2).startswith(expected)
+    assert earlier.exists()
+
+
+@pytest.mark.models
+def test_demo_with_a_voice_that_is_not_there_names_those_that_are(
+    mini_models: Path, tmp_path: Path
+) -> None:
+    done = vortex(
+        *("demo", "--voice", "of_nobody", "--output", str(tmp_path / "out")),
+        VORTEX__MODELS__DIRECTORY=str(mini_models),
+    )
+    said = complaint(done, exit_code=2)
+    assert said.startswith("--voice of_nobody is not among the models' voices: default, ")
+    assert "jm_kumo" in said
+
+
+# The demo
+
+
+class Links(HTMLParser):
+    """Where a page's videos and pictures, and its links, lead to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.videos: list[Path] = []
+        self.others: list[Path] = []
+        self._directory = page.parent
+        self.feed(page.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href"):
+                found = self.videos if tag == "video" else self.others
+                found.append(self._directory / unquote(value or ""))
+
+
+@pytest.mark.kafka
+@pytest.mark.models
+@pytest.mark.timeout(DEMO_TIMEOUT_S)
+def test_demo_shows_what_became_of_six_ticks_on_a_page(mini_models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    done = vortex(
+        *("demo", "--output", str(output)),
+        timeout_s=DEMO_TIMEOUT_S,
+        VORTEX__MODELS__DIRECTORY=str(mini_models),
+        VORTEX__ORCHESTRATION__TIMEOUTS__AUDIO_S="60",  # the machine may be busy
+        COLUMNS="100",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 of 6 ticks have exactly the outcome" in done.stdout
+    assert str(output / "index.html") in done.stdout
+    links = Links(output / "index.html")
+    assert links.videos == [output / "slots" / "main" / f"{slot}.mp4" for slot in (1, 2, 3, 4)]
+    assert output / "sheet.png" in links.others
+    assert all(path.is_file() for path in links.videos + links.others)
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert page.count("<h3>Where the time went</h3>") == len(links.videos)
+    assert "the deadline had passed" in page  # of the expired tick
+    assert "slot_id: Input should be greater than or equal to 0" in page  # of the unreadable one
+    log = (output / "worker.log").read_text(encoding="utf-8")
+    assert "curly red hair" not in log
+    assert "The weather today" not in log
+
+
+@pytest.mark.kafka
+@pytest.mark.models
+@pytest.mark.timeout(DEMO_TIMEOUT_S)
+def test_demo_makes_one_slot_of_ones_own_words(mini_models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    done = vortex(
+        *("demo", "--output", str(output), "--seed", "7", "--duration", "2"),
+        *("--prompt", "A <bald> man", "--script", "Good morning.", "--voice", "jf_alpha"),
+        *("--emotion", "sad", "--expression", "calm", "--expression", "excited"),
+        timeout_s=DEMO_TIMEOUT_S,
+        VORTEX__MODELS__DIRECTORY=str(mini_models),
+        VORTEX__ORCHESTRATION__TIMEOUTS__AUDIO_S="60",  # the machine may be busy
+        VORTEX__PIPELINE__WARMUP="false",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 ticks have exactly the outcome" in done.stdout
+    assert Links(output / "index.html").videos == [output / "slots" / "main" / "1.mp4"]
+    page = (output / "index.html").read_text(encoding="utf-8")
+    for expected in ("A &lt;bald&gt; man", "Good morning.", "jf_alpha", "sad", "calm, excited"):
+        assert f">{expected}<" in page
 
 
 # The whole way of a tick

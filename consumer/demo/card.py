@@ -1,0 +1,151 @@
+"""One tick's result, with all that the page shows of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+
+from consumer.demo.chart import Chart, chart_of_steps
+from consumer.demo.tick import DemoTick, outcome_name
+from consumer.demo.timeline import Timeline
+from consumer.demo.voices import DEFAULT
+from consumer.results import DeadLetter, Result
+from schemas import Breakdown, Recipe, SlotComplete
+from vortex.models.clip_ensemble import THRESHOLD_B, THRESHOLD_L
+
+_POSTER_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished slot's file."""
+
+    href: str
+    """Relative to the page."""
+    poster: str
+    """A JPEG as a `data:` URL."""
+
+    @classmethod
+    def of(cls, path: Path, poster: Image.Image, *, page_directory: Path) -> Video:
+        """Take a file below the page's directory, and a frame of it."""
+        jpeg = io.BytesIO()
+        poster.save(jpeg, "JPEG", quality=_POSTER_QUALITY)
+        return cls(
+            href=quote(path.relative_to(page_directory).as_posix()),
+            poster="data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(),
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an encoder of the self-check found, and what it needs; both 0 to 1."""
+
+    name: str
+    value: float
+    needed: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """A tick with one of its results, or with None if it has none."""
+
+    tick: DemoTick
+    result: Result | None
+    video: Video | None
+    chart: Chart | None
+    default_voice: str
+
+    @classmethod
+    def of(
+        cls,
+        tick: DemoTick,
+        result: Result | None,
+        *,
+        video: Video | None,
+        timeline: Timeline | None,
+        default_voice: str,
+    ) -> Card:
+        """Put together what belongs to one result; no work done, no chart."""
+        chart = chart_of_steps(timeline) if timeline is not None and timeline.worked else None
+        return cls(tick, result, video, chart, default_voice)
+
+    @property
+    def made(self) -> SlotComplete | None:
+        """The result, if there is a video."""
+        return self.result if isinstance(self.result, SlotComplete) else None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What it asked for; None is a tick that cannot be read."""
+        return self.tick.recipe
+
+    @property
+    def outcome(self) -> str:
+        """The outcome's name."""
+        return "no outcome" if self.result is None else outcome_name(self.result)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no video; empty if there is one."""
+        if isinstance(self.result, SlotComplete):
+            return "" if self.video else "The file is not there, or has not its checksum."
+        if self.result is None:
+            return "Nothing was published for it."
+        return self.result.reason if isinstance(self.result, DeadLetter) else self.result.detail
+
+    @property
+    def slack(self) -> str:
+        """How far from its deadline it was decided; empty where there is none."""
+        if self.result is None or isinstance(self.result, DeadLetter):
+            return ""
+        seconds = self.result.slack_ms / 1000
+        return f"{abs(seconds):.1f} s {'before' if seconds >= 0 else 'after'} its deadline"
+
+    @property
+    def voice(self) -> str:
+        """The voice's name."""
+        if self.recipe is None:
+            return ""
+        voice = self.recipe.audio_track.voice_id
+        return f"{self.default_voice} (the default)" if voice == DEFAULT else voice
+
+    @property
+    def breakdown(self) -> Breakdown | None:
+        """Where the time went, of a tick that was read."""
+        if self.result is None or isinstance(self.result, DeadLetter):
+            return None
+        return self.result.breakdown
+
+    @property
+    def raw(self) -> str:
+        """The value of a tick that cannot be read."""
+        if not isinstance(self.result, DeadLetter):
+            return ""
+        return (self.result.value or b"").decode(errors="replace")
+
+    @property
+    def scores(self) -> Sequence[Score]:
+        """Both encoders' scores; none if the self-check was not reached."""
+        if self.made is None:
+            return ()
+        found = self.made.verification
+        return (
+            Score("base encoder", found.score_clip_b, THRESHOLD_B),
+            Score("large encoder", found.score_clip_l, THRESHOLD_L),
+        )
+
+    @property
+    def verdict(self) -> str:
+        """What the self-check says, and whether that counts."""
+        if self.made is None:
+            return ""
+        found = self.made.verification
+        if found.self_check_passed:
+            return "passed"
+        return "failed" if found.enforced else "failed; it only reports (models.self_check)"

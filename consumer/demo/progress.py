@@ -1,0 +1,72 @@
+"""The table that a user watches while the ticks are served."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from consumer.demo.board import Board
+from consumer.demo.tick import outcome_name
+from consumer.results import DeadLetter
+
+_REFRESH_PER_S = 8
+
+# What the worker logs of a slot, as a state that a person reads.
+_STATES = {
+    "Tick received": "waiting",
+    "Starting slot generation": "speech and portrait",
+    "Parallel phase complete": "video",
+    "Video generation complete": "self-check",
+    "CLIP verification complete": "storing",
+    "Slot generation complete": "storing",
+}
+
+
+class ProgressHandler(logging.Handler):
+    """Turns the worker's log messages into the ticks' states."""
+
+    def __init__(self, board: Board) -> None:
+        """Take the ticks."""
+        super().__init__(logging.INFO)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look whether a record tells of a tick's next state."""
+        slot_id = getattr(record, "slot_id", None)
+        tick = None if slot_id is None else self._board.find(slot_id)
+        if tick is not None:
+            tick.state = _STATES.get(record.getMessage(), tick.state)
+
+
+def live_table(board: Board, console: Console) -> Live:
+    """Return a context in which the terminal shows the ticks' states as they change."""
+    return Live(
+        get_renderable=lambda: _table(board),
+        refresh_per_second=_REFRESH_PER_S,
+        console=console,
+        transient=True,
+    )
+
+
+def _table(board: Board) -> Table:
+    table = Table(box=None)
+    table.add_column("tick", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("seconds", justify="right")
+    table.add_column("prompt", style="dim", no_wrap=True, overflow="ellipsis")
+    for tick in board.ticks:
+        result = tick.results[0] if tick.results else None
+        colour = "green" if tick.as_it_should_be else "red"
+        state = Text(tick.state, "cyan") if result is None else Text(outcome_name(result), colour)
+        seconds = (
+            ""
+            if result is None or isinstance(result, DeadLetter)
+            else f"{result.breakdown.total_ms / 1000:.1f}"
+        )
+        prompt = Text(tick.recipe.visual_track.prompt if tick.recipe else "")
+        table.add_row(tick.name, state, seconds, prompt)
+    return table

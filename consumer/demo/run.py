@@ -1,0 +1,76 @@
+"""A worker that serves the demo's ticks, on a Kafka that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+
+from consumer.config import WorkerConfig
+from consumer.demo.board import Board
+from consumer.emitter import TickEmitter
+from consumer.kafka.clients import make_admin
+from consumer.kafka.topics import create_topics
+from consumer.results import read_results
+from consumer.worker import Worker
+from schemas import SlotTick
+
+READY_TIMEOUT_S = 120.0
+RESULTS_TIMEOUT_S = 120.0
+SETTLE_S = 1.0
+
+
+@asynccontextmanager
+async def running_worker(settings: WorkerConfig) -> AsyncIterator[asyncio.Task[None]]:
+    """Create the topics, and run a worker that accepts ticks; it is stopped at the end.
+
+    Raises:
+        WorkerStartError, EngineStartError: as the worker does.
+        TimeoutError: it was not ready within two minutes.
+    """
+    topics = settings.kafka.topics
+    await create_topics(
+        make_admin(settings.kafka, client_id="vortex-demo"),
+        {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
+    )
+    from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
+
+    worker = Worker(settings.kafka, InlineEngine(settings), worker_id="demo")
+    running = asyncio.create_task(worker.run())
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not worker.accepting and not running.done():
+                await asyncio.sleep(0.05)
+        if running.done():
+            await running  # raises what ended it
+        yield running
+    finally:
+        worker.request_stop()
+        await running
+
+
+async def emit(settings: WorkerConfig, board: Board) -> None:
+    """Emit every tick, all at one moment."""
+    now = datetime.now(UTC)
+    async with TickEmitter(settings.kafka) as emitter:
+        for tick in board.ticks:
+            value = tick.value(now)
+            await (emitter.emit(value) if isinstance(value, SlotTick) else emitter.emit_raw(value))
+
+
+async def collect(settings: WorkerConfig, board: Board, worker: asyncio.Task[None]) -> None:
+    """Read results until every tick has one, and a moment longer, to see that none has two.
+
+    Also returns after two minutes, or when the worker ends.
+    """
+    end_s = time.monotonic() + RESULTS_TIMEOUT_S
+    async with aclosing(read_results(settings.kafka, from_start=True)) as results:
+        async for result in results:
+            if result is not None:
+                board.add(result)
+                if board.answered:
+                    end_s = min(end_s, time.monotonic() + SETTLE_S)
+            if time.monotonic() > end_s or worker.done():
+                return
