@@ -64,7 +64,7 @@ class Reconstruction:
         latents = coded.mean + coded.std * chance.normal(coded.mean)
         seen = self.vae.decode(latents).sample.float()
         divergence: torch.Tensor = coded.kl().mean() / coded.mean[0].numel()
-        error = functional.l1_loss(seen, pixels) + _EDGE_WEIGHT * edge_error(seen, pixels)
+        error = functional.l1_loss(seen, pixels) + _EDGE_WEIGHT * edge_error(seen - pixels)
         return error + _KL_WEIGHT * divergence
 
     def _crop(self, chance: Chance, size: int) -> torch.Tensor:
@@ -74,9 +74,8 @@ class Reconstruction:
         return self._portraits[which, :, top : top + size, left : left + size]
 
 
-def edge_error(seen: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute error of differences between neighbours, down and across."""
-    error = seen - wanted
+def edge_error(error: torch.Tensor) -> torch.Tensor:
+    """Return how much an error of pixels differs between neighbours, down and across."""
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     across = (error[..., 1:] - error[..., :-1]).abs().mean()
     return down + across

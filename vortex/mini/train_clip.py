@@ -31,7 +31,7 @@ from vortex.mini.train_text import ANSWERS, claimed, wrong_answers
 from vortex.mini.training import Chance, Report, Schedule, drawn, train
 from vortex.models.clip_ensemble import CLIP_SCORE_WEIGHT, PROMPT_PREFIX, THRESHOLD_B, THRESHOLD_L
 
-SCHEDULE = Schedule(steps=1000, learning_rate=2e-3, ema_steps=80, checkpoint_every=250)
+SCHEDULE = Schedule(steps=800, learning_rate=2e-3, ema_steps=80, checkpoint_every=200)
 PORTRAITS = 6000
 SIDE = 64
 THRESHOLDS = {"clip-b": THRESHOLD_B, "clip-l": THRESHOLD_L}

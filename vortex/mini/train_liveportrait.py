@@ -36,9 +36,9 @@ from vortex.models.liveportrait.warping import Warping
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.lipsync import OPEN_EYE_RATIO, WIDEST_MOUTH_RATIO, expression_of
 
-MOTION = Schedule(steps=2000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
+MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
 RENDERING = Schedule(steps=3000, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
-CORRECTIONS = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
+CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
 FACES = 2500
 FRAMES = 4  # of each face, the first at rest
 UNSEEN_FACES = 100
@@ -49,7 +49,7 @@ _FROM_REST_SHARE = 0.7
 _BLUR, _NOISE = 0.8, 0.04  # a generated portrait is less sharp than a drawn one
 _JITTER = 0.004  # of true keypoints: those that are read are not exact
 _EDGE_WEIGHT = 1.0
-_PART_WEIGHT, _PART_RADIUS = 6.0, 0.09  # lips and eyes count more than their few pixels
+_PART_WEIGHT, _PART_RADIUS = 40.0, 0.09  # lips and eyes count as much as all the rest
 _PARTS = (6, 12, 17, 19, 11, 13, 15, 16)
 _SHIFT = 0.06
 
@@ -182,10 +182,9 @@ class Rendering:
             warped = self.warping(prepared, driving).features
         drawn = self.generator(warped)
         wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
-        error = (drawn - wanted).abs().mean(dim=1)
         weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1])
-        total: torch.Tensor = (error * weight).mean() + _EDGE_WEIGHT * edge_error(drawn, wanted)
-        return total
+        error = weight.unsqueeze(1) * (drawn - wanted)
+        return error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
 
 
 class Stitching:
@@ -269,14 +268,15 @@ def _worn(pixels: torch.Tensor, chance: Chance) -> torch.Tensor:
 
 
 def _part_weights(placed: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the weight of each pixel, `[n, size, size]`: 1, and more around lips and eyes."""
+    """Return the weight of each pixel, `[n, size, size]`, more around lips and eyes; mean 1."""
     axis = torch.linspace(-1, 1, size, device=placed.device)
     x, y, _ = placed[:, list(_PARTS)].unbind(-1)
     near_x, near_y = (
         torch.exp(-0.5 * ((axis - centre.unsqueeze(-1)) / _PART_RADIUS) ** 2) for centre in (x, y)
     )
     near = torch.einsum("nky,nkx->nkyx", near_y, near_x)
-    return 1 + _PART_WEIGHT * near.amax(dim=1)
+    weight: torch.Tensor = 1 + _PART_WEIGHT * near.amax(dim=1)
+    return weight / weight.mean(dim=(1, 2), keepdim=True)
 
 
 @torch.no_grad()
