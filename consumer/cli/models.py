@@ -155,7 +155,7 @@ def verify(
         sound = sound and wrong is None
         if wrong:
             console.print("[red]FAIL[/] ", end="")
-            console.print(f"{name}: {wrong}", highlight=False, soft_wrap=True, markup=False)
+            console.print(wrong, highlight=False, soft_wrap=True, markup=False)
         else:
             revision = manifest.models[name].revision
             console.print(f"[green]OK[/]   {name} {revision}", highlight=False, soft_wrap=True)

@@ -72,7 +72,8 @@ class BuiltModel(Section):
 
 
 def _kind(model: Any) -> str:  # what a YAML file holds
-    return "hub" if isinstance(model, HubModel) or "repository" in model else "built"
+    hub = isinstance(model, HubModel) or (isinstance(model, dict) and "repository" in model)
+    return "hub" if hub else "built"
 
 
 CatalogueModel = HubModel | BuiltModel

@@ -11,6 +11,8 @@ from vortex.config import VortexConfig
 from vortex.errors import VortexInitializationError
 from vortex.utils.device import device_of
 
+_MESSAGE_CHARS = 200
+
 
 def try_loading(name: str, directory: Path, config: VortexConfig) -> None:
     """Load a model onto the configured device with the class that makes slots.
@@ -27,9 +29,13 @@ def try_loading(name: str, directory: Path, config: VortexConfig) -> None:
     device = device_of(config.device.name)
     try:
         _load(name, directory / name, config, device)
-    except torch.OutOfMemoryError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise VortexInitializationError(f"{name}: out of memory on {device}: {reason}") from error
+    except (VortexInitializationError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # of libraries, over parts that do not fit or memory that is short
+        reason = " ".join(str(error).split())[:_MESSAGE_CHARS] or type(error).__name__
+        raise VortexInitializationError(
+            f"{name}: {directory / name} cannot be loaded on {device}: {reason}"
+        ) from error
     finally:
         gc.collect()
         if device.type == "cuda":

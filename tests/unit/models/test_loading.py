@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from consumer.config import WorkerConfig
+from vortex.errors import VortexInitializationError
+from vortex.models.catalogue import Catalogue
+from vortex.models.loading import try_loading
+
+pytestmark = pytest.mark.models
+
+State = dict[str, torch.Tensor]
+WEIGHTS = {
+    "flux": Path("flux") / "vae" / "diffusion_pytorch_model.safetensors",
+    "clip-b": Path("clip-b") / "open_clip_model.safetensors",
+}
+
+
+def without_one(state: State) -> None:
+    del state[min(state)]
+
+
+def with_one_more(state: State) -> None:
+    state["more"] = torch.zeros(1)
+
+
+def with_one_of_other_shape(state: State) -> None:
+    name = min(state)
+    state[name] = torch.zeros([2 * size for size in state[name].shape] or [2, 2])
+
+
+@pytest.fixture
+def spoilt(mini_models: Path, tmp_path: Path) -> Callable[[str, Callable[[State], None]], Path]:
+    """Return a function that copies a model and changes the tensors of one of its files."""
+
+    def spoil(name: str, change: Callable[[State], None]) -> Path:
+        shutil.copytree(mini_models / "mini" / name, tmp_path / name, copy_function=os.symlink)
+        path = tmp_path / WEIGHTS[name]
+        state = load_file(path)
+        change(state)
+        path.unlink()
+        save_file(state, path, metadata={"format": "pt"})
+        return tmp_path
+
+    return spoil
+
+
+def refusal(name: str, directory: Path, config: WorkerConfig) -> str:
+    with pytest.raises(VortexInitializationError) as caught:
+        try_loading(name, directory, config)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", Catalogue.load().profile("mini"))
+def test_every_model_of_mini_loads(name: str, mini_config: WorkerConfig) -> None:
+    try_loading(name, mini_config.models.profile_directory, mini_config)
+
+
+@pytest.mark.parametrize("name", Catalogue.load().profile("production"))
+def test_every_model_of_production_has_a_class_that_misses_its_files(
+    name: str, tmp_path: Path, mini_config: WorkerConfig
+) -> None:
+    assert str(tmp_path / name) in refusal(name, tmp_path, mini_config)
+
+
+def test_model_without_a_class_is_refused(tmp_path: Path, mini_config: WorkerConfig) -> None:
+    assert refusal("x", tmp_path, mini_config) == "x: no class loads such a model"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flux", without_one),
+        ("flux", with_one_of_other_shape),
+        ("clip-b", without_one),
+        ("clip-b", with_one_more),
+        ("clip-b", with_one_of_other_shape),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    name: str,
+    change: Callable[[State], None],
+    spoilt: Callable[[str, Callable[[State], None]], Path],
+    mini_config: WorkerConfig,
+) -> None:
+    directory = spoilt(name, change)
+    assert "cannot be loaded" in refusal(name, directory, mini_config)
