@@ -148,30 +148,32 @@ def verify(
     directory = settings.models.profile_directory
     manifest = Manifest.read(directory)
     sound = True
-    for name, wrong in problems(
-        directory, manifest, checksums=True, catalogue=settings.models.catalogue
-    ):
-        wrong = wrong or (_why_not_loaded(name, directory, settings) if load else None)
-        sound = sound and wrong is None
-        if wrong:
-            console.print("[red]FAIL[/] ", end="")
-            console.print(wrong, highlight=False, soft_wrap=True, markup=False)
-        else:
-            revision = manifest.models[name].revision
-            console.print(f"[green]OK[/]   {name} {revision}", highlight=False, soft_wrap=True)
+    with console.status("checking") as status:
+        found = problems(directory, manifest, checksums=True, catalogue=settings.models.catalogue)
+        for name, wrong in found:
+            if load and not wrong:
+                status.update(f"loading {name}")
+                wrong = _why_not_loaded(name, directory, settings)
+                status.update("checking")
+            sound = sound and not wrong
+            _show_verdict(wrong or f"{name} {manifest.models[name].revision}", sound=not wrong)
     if not sound:
         raise typer.Exit(EXIT_MISSING)
 
 
 def _why_not_loaded(name: str, directory: Path, settings: WorkerConfig) -> str | None:
-    with console.status(f"loading {name}"):
-        from vortex.models.loading import try_loading
+    from vortex.models.loading import try_loading
 
-        try:
-            try_loading(name, directory, settings)
-        except VortexInitializationError as error:
-            return str(error)
+    try:
+        try_loading(name, directory, settings)
+    except VortexInitializationError as error:
+        return str(error)
     return None
+
+
+def _show_verdict(text: str, *, sound: bool) -> None:
+    console.print("[green]OK[/]   " if sound else "[red]FAIL[/] ", end="")
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 class _OnBar:

@@ -48,7 +48,9 @@ def _load(name: str, folder: Path, config: VortexConfig, device: torch.device) -
     match name:
         case "flux":
             from vortex.models.flux import FluxImage
+            from vortex.models.flux_tensors import check_flux_tensors
 
+            check_flux_tensors(folder)
             dtype = torch.float32 if on_cpu else torch.bfloat16
             return FluxImage.load(folder, device=device, dtype=dtype)
         case "liveportrait":
