@@ -28,7 +28,7 @@ from vortex.models.liveportrait.warping import Warping
 from vortex.models.manifest import describe, verify_manifest
 
 VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 280.0
 TOKEN = "hf_not_to_be_shown"
 CHUNK_BYTES = 10 * 2**20  # what huggingface_hub writes at a time
 WEIGHTS = random.Random(0).randbytes(CHUNK_BYTES + 1_000_000)
@@ -254,7 +254,7 @@ def small(mini_models: Path, tmp_path: Path) -> tuple[Command, dict[str, dict[st
 
 
 @pytest.mark.models
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_fetched_models_are_listed_and_load_in_the_classes_of_a_worker(
     small: tuple[Command, dict[str, dict[str, bytes]]],
 ) -> None:
@@ -283,6 +283,7 @@ class Payload:
 
 
 @pytest.mark.models
+@pytest.mark.timeout(600)
 def test_verify_names_everything_that_is_wrong_and_runs_no_code(
     mini_models: Path, tmp_path: Path
 ) -> None:
