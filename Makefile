@@ -31,7 +31,7 @@ lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/yamllint --strict config.yaml
+	$(BIN)/yamllint --strict config.yaml vortex/models/data/catalogue.yaml
 	$(BIN)/vortex schemas --check
 
 format: $(READY) ## Put the code into shape.

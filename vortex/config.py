@@ -66,6 +66,7 @@ class ModelsConfig(Section):
 
     profile: Literal["mini", "production"]
     directory: Path
+    catalogue: Path | None
     default_voice: str
     self_check: Literal["enforce", "report"]
 

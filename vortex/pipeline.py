@@ -134,7 +134,7 @@ class VortexPipeline:
         if self.config.device.cpu_threads is not None:
             torch.set_num_threads(self.config.device.cpu_threads)
         directory = self.config.models.profile_directory
-        revisions = verify_manifest(directory)
+        revisions = verify_manifest(directory, catalogue=self.config.models.catalogue)
         self._flux = FluxImage.load(
             directory / "flux",
             device=self.device,

@@ -69,7 +69,7 @@ def _device(settings: WorkerConfig) -> str:
 
 def _weights(settings: WorkerConfig) -> str:
     directory = settings.models.profile_directory
-    revisions = verify_manifest(directory, checksums=True)
+    revisions = verify_manifest(directory, checksums=True, catalogue=settings.models.catalogue)
     return f"{settings.models.profile} in {directory}: {', '.join(revisions)}"
 
 

@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
 
-from consumer.cli.common import EXIT_USAGE, ConfigOption, console, fail, load_config
-from vortex.models.manifest import verify_manifest
+from consumer.cli.common import (
+    EXIT_MISSING,
+    EXIT_USAGE,
+    ConfigOption,
+    console,
+    fail,
+    load_config,
+)
+from consumer.config import WorkerConfig
+from vortex.errors import VortexInitializationError
+from vortex.models.catalogue import Catalogue, CatalogueModel, HubModel
+from vortex.models.manifest import Manifest, problems
+from vortex.models.presence import Presence, presence_of
 
 app = typer.Typer(help="The models' weights.", no_args_is_help=True)
+
+_BYTES_PER_MB = 1e6
+_BYTES_PER_GB = 1e9
+_COLOURS = {Presence.PRESENT: "green", Presence.MISSING: "red"}
+
+
+@app.command(name="list")
+def list_(config: ConfigOption = None) -> None:
+    """Show what each profile needs, and what of it is there."""
+    settings = load_config(config).models
+    for profile, models in Catalogue.load(settings.catalogue).root.items():
+        directory = settings.directory.expanduser() / profile
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+        for heading in ("model", "state", "size", "from"):
+            table.add_column(heading, justify="right" if heading == "size" else "left")
+        for name, model in models.items():
+            state = presence_of(directory, name, model)
+            coloured = f"[{_COLOURS.get(state, 'yellow')}]{state}[/]"
+            table.add_row(name, coloured, _size(model.bytes), _origin(model))
+        total = _size(sum(model.bytes for model in models.values()))
+        console.print(
+            f"[bold]{profile}[/], {total} in {directory}", highlight=False, soft_wrap=True
+        )
+        console.print(table, highlight=False)
 
 
 @app.command()
@@ -21,8 +68,8 @@ def build(
     settings = load_config(config).models
     if settings.profile != "mini":
         fail(
-            f"models.profile is {settings.profile}: only mini can be built; the production weights"
-            f" belong in {settings.profile_directory}",
+            f"models.profile is {settings.profile}: only mini can be built; `vortex models fetch`"
+            f" brings the production weights into {settings.profile_directory}",
             EXIT_USAGE,
         )
     directory = settings.profile_directory
@@ -34,9 +81,126 @@ def build(
 
 
 @app.command()
-def verify(config: ConfigOption = None) -> None:
-    """Check that every file of the profile is there and has its checksum."""
-    directory = load_config(config).models.profile_directory
-    revisions = verify_manifest(directory, checksums=True)
-    for name, revision in revisions.items():
-        console.print(f"[green]OK[/] {name} {revision}", highlight=False)
+def fetch(
+    config: ConfigOption = None,
+    profile: Annotated[str, typer.Option(help="What to fetch.")] = "production",
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Take files from here, not from the hub: its cache's layout, or repositories.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take them from the hub's cache on this machine.")
+    ] = False,
+) -> None:
+    """Fetch published models in pinned revisions, check them and write their manifest.
+
+    What was broken off goes on; what is there and whole stays. HF_ENDPOINT, HF_TOKEN, HF_HOME and
+    HF_HUB_OFFLINE apply.
+    """
+    settings = load_config(config).models
+    directory = settings.directory.expanduser() / profile
+    try:
+        from vortex.models.fetch import fetch as fetch_models
+    except ModuleNotFoundError as error:
+        fail(
+            f"fetching needs the package {error.name}; install vortex-slots[production]",
+            EXIT_MISSING,
+        )
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        fetch_models(
+            directory,
+            progress=_OnBar(bar),
+            source=source,
+            offline=offline,
+            catalogue=settings.catalogue,
+        )
+    console.print(f"models are in {directory}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    config: ConfigOption = None,
+    load: Annotated[
+        bool, typer.Option(help="Also load each model, as a worker does; takes its memory.")
+    ] = True,
+) -> None:
+    """Check every file of the profile by its checksum, and load each model.
+
+    Says for each model whether it is whole, or the first thing that is wrong. A model that is not
+    whole is not loaded. Exit code 3 if any is wrong.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())  # a library's chat is no verdict
+    settings = load_config(config)
+    directory = settings.models.profile_directory
+    manifest = Manifest.read(directory)
+    sound = True
+    with console.status("checking") as status:
+        found = problems(directory, manifest, checksums=True, catalogue=settings.models.catalogue)
+        for name, wrong in found:
+            if load and not wrong:
+                status.update(f"loading {name}")
+                wrong = _why_not_loaded(name, directory, settings)
+                status.update("checking")
+            sound = sound and not wrong
+            _show_verdict(wrong or f"{name} {manifest.models[name].revision}", sound=not wrong)
+    if not sound:
+        raise typer.Exit(EXIT_MISSING)
+
+
+def _why_not_loaded(name: str, directory: Path, settings: WorkerConfig) -> str | None:
+    from vortex.models.loading import try_loading
+
+    try:
+        try_loading(name, directory, settings)
+    except VortexInitializationError as error:
+        return str(error)
+    return None
+
+
+def _show_verdict(text: str, *, sound: bool) -> None:
+    console.print("[green]OK[/]   " if sound else "[red]FAIL[/] ", end="")
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class _OnBar:
+    """Shows a fetch on a progress bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = TaskID(0)
+
+    def start(self, total_bytes: int) -> None:
+        self._task = self._bar.add_task("", total=total_bytes)
+
+    def step(self, what: str) -> None:
+        self._bar.update(self._task, description=what)
+
+    def advance(self, more_bytes: int) -> None:
+        self._bar.advance(self._task, more_bytes)
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes < _BYTES_PER_GB:
+        return f"{size_bytes / _BYTES_PER_MB:.0f} MB"
+    return f"{size_bytes / _BYTES_PER_GB:.1f} GB"
+
+
+def _origin(model: CatalogueModel) -> str:
+    if not isinstance(model, HubModel):
+        return f"{model.source}\n{model.licence}"
+    gated = ", gated" if model.gated else ""
+    return f"{model.source}\nrevision {model.short_revision}, {model.licence}{gated}"

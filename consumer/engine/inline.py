@@ -262,7 +262,7 @@ class InlineEngine:
 
 
 def _load_pipeline(config: WorkerConfig) -> VortexPipeline:
-    verify_manifest(config.models.profile_directory)
+    verify_manifest(config.models.profile_directory, catalogue=config.models.catalogue)
     # Here and not above: the libraries take seconds to load. The group does not wait for them, nor
     # does a user whose weights are missing.
     from vortex.pipeline import VortexPipeline

@@ -45,7 +45,8 @@ def test_contract_is_there_without_torch(light: Path) -> None:
 
 def test_commands_of_producers_and_readers_work(light: Path) -> None:
     vortex = str(light / "vortex")
-    for command in (["--help"], ["config", "show"], ["schemas", "--check", str(ROOT / "schemas")]):
+    schemas = ["schemas", "--check", str(ROOT / "schemas")]
+    for command in (["--help"], ["config", "show"], ["models", "list"], schemas):
         run(vortex, *command)
 
 
@@ -56,3 +57,9 @@ def test_command_that_needs_more_says_what_to_install(
     said = run(str(light / "vortex"), command, exit_code=3)
     assert "install vortex-slots[" in said
     assert "Traceback" not in said
+
+
+def test_fetching_says_what_to_install(light: Path) -> None:
+    said = run(str(light / "vortex"), "models", "fetch", exit_code=3)
+    assert said.endswith("huggingface_hub; install vortex-slots[production]\n")
+    assert said.count("\n") == 1

@@ -1,0 +1,63 @@
+"""Do FLUX's files hold the tensors that its networks have, all and no others?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModel, T5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from vortex.errors import VortexInitializationError
+
+_PARTS = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": T5EncoderModel,
+    "transformer": FluxTransformer2DModel,
+    "vae": AutoencoderKL,
+}
+_WRONG = {
+    "missing_keys": "is missing",
+    "unexpected_keys": "is not known",
+    "mismatched_keys": "is of another shape",
+}
+_MESSAGE_CHARS = 300
+
+
+def check_flux_tensors(directory: Path) -> None:
+    """Compare names and shapes; takes seconds and no memory.
+
+    The libraries fill in random numbers for a tensor that is missing, and say so in the log alone.
+
+    Args:
+        directory: as `FluxPipeline.save_pretrained` writes it.
+
+    Raises:
+        VortexInitializationError: a tensor or file is missing or superfluous, or does not fit.
+    """
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for part, network in _PARTS.items():
+        try:
+            _, report = network.from_pretrained(
+                str(directory),
+                subfolder=part,
+                device_map="meta",
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except Exception as error:  # the libraries behind it have errors of their own
+            reason = " ".join(str(error).split())[:_MESSAGE_CHARS]
+            raise VortexInitializationError(
+                f"flux: {directory / part} cannot be loaded: {reason}"
+            ) from error
+        for kind, what in _WRONG.items():
+            if names := sorted(map(str, report[kind])):
+                others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+                raise VortexInitializationError(
+                    f"flux: {directory / part}: tensor '{names[0]}' {what}{others}"
+                )
