@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -185,3 +186,18 @@ def test_flux_in_nf4_stops_after_the_step_that_was_cancelled(
     with pytest.raises(StageCancelled):
         flux.generate("a clown", width=64, height=64, steps=4, seed=1, token=token, on_step=on_step)
     assert done == [(1, 4)]
+
+
+@pytest.mark.models
+def test_flux_that_does_not_fit_is_told_with_the_bytes_that_it_needs(
+    load: Callable[..., FluxImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: Nf4Linear, *_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    needed_gb = sum(needed_bytes(part, "none") for part in load("none").parts.values()) / 1e9
+    monkeypatch.setattr(Nf4Linear, "__init__", no_room)
+    with pytest.raises(VortexInitializationError, match=r"^flux: out of memory on cpu") as caught:
+        load("nf4")
+    (told_gb,) = re.findall(r"needs (\S+) GB", str(caught.value))
+    assert 0.3 * needed_gb < float(told_gb) < needed_gb
