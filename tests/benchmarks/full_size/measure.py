@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tests.benchmarks.full_size.scale import Scale
-from tests.benchmarks.full_size.stack import liveportrait
+from tests.benchmarks.full_size.stack import half_type, liveportrait
 from vortex.models.liveportrait import LivePortrait
 from vortex.orchestration.estimates import STAGES
 from vortex.pipeline import VortexPipeline
@@ -132,10 +132,10 @@ class Variant:
 def variants(scale: Scale, device: torch.device, *, compiled: bool) -> list[Variant]:
     """Return the variants, each of which adds one thing to those before."""
     largest = scale.variant_batches[-1]
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    half = half_type(device)
     listed = [
         Variant("float32, one frame", 1, torch.float32, channels_last=False),
-        Variant("half precision", 1, half, channels_last=False),
+        Variant("the precision of production", 1, half, channels_last=False),
         *(Variant(f"channels last, {n} a batch", n, half) for n in scale.variant_batches),
     ]
     if compiled:

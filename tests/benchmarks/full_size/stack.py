@@ -63,7 +63,7 @@ def speech(scratch: Path) -> KokoroSpeech:
 
 
 def half_type(device: torch.device) -> torch.dtype:
-    """Return LivePortrait's precision."""
+    """Return LivePortrait's precision in production; not all of it runs in half on a CPU."""
     return torch.float32 if device.type == "cpu" else torch.float16
 
 

@@ -89,15 +89,19 @@ class _Held(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
+        self._note((args, kwargs), counted=False)  # weights and inputs were there before
         made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        self._note(made, counted=True)
+        self.peak_bytes = max(self.peak_bytes, sum(self._sizes.values()))
+        return made
+
+    def _note(self, tensors: object, *, counted: bool) -> None:
+        for tensor in tree_leaves(tensors):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if id(storage) not in self._sizes:
-                    self._sizes[id(storage)] = storage.nbytes()
+                    self._sizes[id(storage)] = storage.nbytes() if counted else 0
                     weakref.finalize(storage, self._sizes.pop, id(storage), None)
-        self.peak_bytes = max(self.peak_bytes, sum(self._sizes.values()))
-        return made
 
     def __exit__(
         self,
