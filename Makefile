@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench schemas lock clean
+.PHONY: help setup demo test test-slow test-gpu lint format bench bench-gpu schemas lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,12 @@ demo: $(READY) ## Start Kafka and a worker, emit six ticks, show what becomes of
 test: $(READY) ## Run the tests, on a real Kafka and the mini models.
 	$(BIN)/python -m pytest
 
+test-slow: $(READY) ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY) ## Run the tests that need a GPU; without one, say so.
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
 lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +46,9 @@ format: $(READY) ## Put the code into shape.
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
+	$(BIN)/python -m tests.benchmarks.full_size
 
 schemas: $(READY) ## Write the contract's JSON Schemas, AsyncAPI document and examples anew.
 	$(BIN)/vortex schemas schemas

@@ -28,6 +28,8 @@ SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
 Score = Annotated[float, Field(ge=0, le=1)]
+# A little beyond 1: the vectors behind it are of unit length but for rounding.
+Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
 
 
 class SlotTick(ContractModel):
@@ -109,6 +111,10 @@ class Verification(ContractModel):
     """Score of the base encoder."""
     score_clip_l: Score
     """Score of the large encoder."""
+    cosine_clip_b: Cosine | None = None
+    """Mean cosine of keyframes and prompt behind the base encoder's score, not calibrated."""
+    cosine_clip_l: Cosine | None = None
+    """Mean cosine of keyframes and prompt behind the large encoder's score, not calibrated."""
     ensemble_score: Score
     """0.4 base + 0.6 large."""
     self_check_passed: bool

@@ -136,6 +136,8 @@ def _complete() -> SlotComplete:
         verification=Verification(
             score_clip_b=0.78,
             score_clip_l=0.81,
+            cosine_clip_b=0.312,
+            cosine_clip_l=0.324,
             ensemble_score=0.798,
             self_check_passed=True,
             enforced=True,

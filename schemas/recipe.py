@@ -101,7 +101,7 @@ class VisualTrack(ContractModel):
     """Who is seen."""
 
     prompt: str = Field(min_length=1, max_length=2000)
-    """Describes the portrait."""
+    """Describes the portrait; what is too long for the image model's text encoders is cut off."""
     negative_prompt: str = Field(default="", max_length=2000)
     """What should not be seen; has no effect on distilled image models without guidance."""
     expression_sequence: tuple[Annotated[Expression, Field(strict=False)], ...] = Field(

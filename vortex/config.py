@@ -67,6 +67,8 @@ class ModelsConfig(Section):
     profile: Literal["mini", "production"]
     directory: Path
     catalogue: Path | None
+    flux_quantization: Literal["auto", "none", "nf4", "int8"]
+    clip_quantization: Literal["auto", "none", "int8"]
     default_voice: str
     self_check: Literal["enforce", "report"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,14 +22,9 @@ from vortex.errors import (
     MemoryPressureError,
     VortexInitializationError,
 )
-from vortex.models.animator import FaceAnimator
-from vortex.models.clip_ensemble import DualClip, DualClipResult
-from vortex.models.flux import FluxImage
-from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech
-from vortex.models.liveportrait import LivePortrait
-from vortex.models.liveportrait_animator import LivePortraitAnimator
-from vortex.models.manifest import verify_manifest
-from vortex.models.mouth_warp import MouthWarp
+from vortex.models.clip_ensemble import DualClipResult
+from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
+from vortex.models.stage_models import StageModels
 from vortex.orchestration.models import GenerationBreakdown
 from vortex.slot import SlotContext, slot_seed
 from vortex.utils.audio import fit_length
@@ -51,8 +47,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 BYTES_PER_GB = 10**9
-LIVEPORTRAIT = "liveportrait"
 WARM_UP_RECIPE: Mapping[str, Any] = {
     "slot_params": {"duration_sec": 3.0, "fps": 12, "resolution": "128x128"},
     "audio_track": {"script": "Good evening, and welcome to the programme."},
@@ -115,13 +112,15 @@ class VortexPipeline:
         device: str | None = None,
         *,
         config: VortexConfig | None = None,
+        models: StageModels | None = None,
     ) -> None:
-        """Load all models; blocks for seconds.
+        """Load all models and log what memory they hold; blocks for seconds.
 
         Args:
             config_path: a YAML file over the packaged defaults.
             device: "cpu" or "cuda:N" instead of the configured one.
             config: a configuration that is loaded already, instead of a file.
+            models: what is loaded already, instead of the configured profile.
 
         Raises:
             ConfigError: the file is wrong.
@@ -133,35 +132,25 @@ class VortexPipeline:
         self.device = device_of(device or self.config.device.name)
         if self.config.device.cpu_threads is not None:
             torch.set_num_threads(self.config.device.cpu_threads)
-        directory = self.config.models.profile_directory
-        revisions = verify_manifest(directory, catalogue=self.config.models.catalogue)
-        self._flux = FluxImage.load(
-            directory / "flux",
-            device=self.device,
-            dtype=torch.float32 if self.device.type == "cpu" else torch.bfloat16,
-        )
-        self._kokoro = KokoroSpeech(
-            directory / "kokoro",
-            default_voice=self.config.models.default_voice,
-            threads=self.config.device.cpu_threads,
-        )
-        self._clip = DualClip.load(directory, device=self.device)
-        self._animator = _load_animator(directory, revisions, self.device)
-        self.models = ModelRegistry(
-            {
-                "flux": self._flux,
-                "kokoro": self._kokoro,
-                "clip": self._clip,
-                "animator": self._animator,
-            },
-            revisions,
-        )
+        self._models = models or StageModels.load(self.config, self.device)
+        self.models = ModelRegistry(self._models.by_name(), self._models.revisions)
         vram = self.config.vram
         self.vram = VRAMMonitor(
             int(vram.soft_limit_gb * BYTES_PER_GB),
             int(vram.hard_limit_gb * BYTES_PER_GB),
             allocated_bytes_reader(self.device),
         )
+        held_bytes = self._models.held_bytes()
+        logger.info(
+            "Models loaded", extra={"bytes": held_bytes, "total_bytes": sum(held_bytes.values())}
+        )
+        try:
+            self.vram.check("the models alone")
+        except MemoryPressureError as error:
+            raise VortexInitializationError(
+                f"{error}; set vram.hard_limit_gb higher, or models.flux_quantization and"
+                " models.clip_quantization to fewer bits"
+            ) from error
         self._frames = FrameBuffer()
         # Two stages run side by side; a third thread serves the next slot while one hangs.
         self._threads = StageThreads(
@@ -197,8 +186,22 @@ class VortexPipeline:
         )
 
     async def warm_up(self) -> GenerationResult:
-        """Make one very short slot, so that the first real one finds everything loaded."""
-        return await self.generate_slot(WARM_UP_RECIPE, slot_id=0)
+        """Make one very short slot, so that the first real one finds everything loaded.
+
+        Logs the most memory that tensors on the GPU held at once.
+        """
+        if self.device.type != "cuda":
+            return await self.generate_slot(WARM_UP_RECIPE, slot_id=0)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        made = await self.generate_slot(WARM_UP_RECIPE, slot_id=0)
+        logger.info(
+            "Warmed up",
+            extra={
+                "peak_bytes": torch.cuda.max_memory_allocated(self.device),
+                "limit_bytes": int(self.config.vram.hard_limit_gb * BYTES_PER_GB),
+            },
+        )
+        return made
 
     def close(self) -> None:
         """Take no more work."""
@@ -214,7 +217,7 @@ class VortexPipeline:
         track, duration_s = wanted.audio_track, wanted.slot_params.duration_sec
 
         def work(token: CancellationToken) -> Speech:
-            return self._kokoro.synthesize(
+            return self._models.kokoro.synthesize(
                 track.script,
                 voice_id=track.voice_id,
                 speed=track.speed,
@@ -237,7 +240,7 @@ class VortexPipeline:
         settings = self.config.pipeline
 
         def work(token: CancellationToken) -> torch.Tensor:
-            return self._flux.generate(
+            return self._models.flux.generate(
                 track.prompt,
                 negative_prompt=track.negative_prompt,
                 width=settings.image_size,
@@ -292,7 +295,7 @@ class VortexPipeline:
                     height=params.height,
                 )
             done = 0
-            for batch in self._animator.animate(
+            for batch in self._models.animator.animate(
                 image,
                 speech,
                 fps=params.fps,
@@ -323,7 +326,7 @@ class VortexPipeline:
         constraints = wanted.semantic_constraints
 
         def work(token: CancellationToken) -> DualClipResult:
-            return self._clip.verify(
+            return self._models.clip.verify(
                 video,
                 wanted.visual_track.prompt,
                 banned_concepts=constraints.banned_concepts,
@@ -368,17 +371,6 @@ class VortexPipeline:
         made = await work
         slot.breakdown[f"{stage}_ms"] = (time.monotonic() - started) * 1000
         return made
-
-
-def _load_animator(
-    directory: Path, revisions: Mapping[str, str], device: torch.device
-) -> FaceAnimator:
-    """Return LivePortrait where the directory's manifest lists it, else the stand-in."""
-    if LIVEPORTRAIT not in revisions:
-        return MouthWarp()
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
-    model = LivePortrait.load(directory / LIVEPORTRAIT, device=device, dtype=dtype)
-    return LivePortraitAnimator(model)
 
 
 def _read(recipe: Mapping[str, Any]) -> Recipe:

@@ -233,6 +233,8 @@ class InlineEngine:
         return Verification(
             score_clip_b=verdict.score_clip_b,
             score_clip_l=verdict.score_clip_l,
+            cosine_clip_b=verdict.cosine_clip_b,
+            cosine_clip_l=verdict.cosine_clip_l,
             ensemble_score=verdict.ensemble_score,
             self_check_passed=verdict.self_check_passed,
             enforced=self._enforce,

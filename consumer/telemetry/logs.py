@@ -19,6 +19,7 @@ from consumer.telemetry.redaction import redact
 
 LIBRARY_LEVELS = {
     "aiokafka": logging.WARNING,
+    "bitsandbytes": logging.ERROR,  # warns of a package that only some CPUs would profit from
     "diffusers": logging.WARNING,
     "httpx": logging.WARNING,
     "huggingface_hub": logging.WARNING,

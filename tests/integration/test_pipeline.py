@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -350,6 +351,31 @@ async def test_sink_begins_anew_when_the_video_stage_is_tried_again(
     await retrying.execute(RECIPE, 1, far_deadline(), slot=context(sink=sink))
     assert len(sink.begun) == 2
     assert torch.equal(sink.frames, made.video_frames)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def test_bytes_of_every_part_are_logged_when_the_models_are_loaded(
+    mini_config: WorkerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="vortex.pipeline"):
+        VortexPipeline(config=mini_config).close()
+    (record,) = [record for record in caplog.records if record.message == "Models loaded"]
+    held = vars(record)["bytes"]
+    assert {
+        "flux.transformer", "flux.t5", "flux.clip_text", "flux.vae", "clip.b", "clip.l",
+    } <= held.keys()  # fmt: skip
+    assert all(count > 100_000 for count in held.values())
+    assert vars(record)["total_bytes"] == sum(held.values())
+
+
+def test_models_that_leave_no_room_for_a_slot_stop_the_start(
+    mini_config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vortex.pipeline.allocated_bytes_reader", lambda _: lambda: 11_600_000_000)
+    with pytest.raises(VortexInitializationError, match=r"^the models alone: 11\.600 GB .* set"):
+        VortexPipeline(config=mini_config)
 
 
 # --- what is not there --------------------------------------------------------------------------

@@ -96,10 +96,9 @@ def self_check(
     scores = {}
     for name in THRESHOLDS:
         encoder = ClipEncoder(directory / name, device)
-        calibration = json.loads((directory / name / "calibration.json").read_text())
         seen = torch.cat([encoder.encode_frames(some) for some in torch.split(pictures, 50)])
         read = encoder.encode_texts([PROMPT_PREFIX + caption.text for _, caption in prompts])
-        cosines = calibration["scale"] * (seen @ read.T).cpu() + calibration["offset"]
+        cosines = encoder.calibration.apply((seen @ read.T).cpu())
         scores[name] = (CLIP_SCORE_WEIGHT * cosines).numpy()
     thresholds = dict(THRESHOLDS)
     scores["ensemble"] = WEIGHT_B * scores["clip-b"] + WEIGHT_L * scores["clip-l"]

@@ -1,20 +1,33 @@
-"""The self-check: do two CLIP models find in the video what the recipe asked for?"""
+"""The self-check: do two CLIP models find in the video what the recipe asked for?
+
+Each model compares keyframes with texts by the cosine of their embeddings. On the way from there to
+the verdict a cosine is first calibrated, where the model's folder says how, and then scaled to a
+score of 0 to 1, see `clip_score`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from vortex.errors import VortexInitializationError
+from vortex.models.calibration import Calibration
+from vortex.models.footprint import held_bytes
+from vortex.models.int8 import quantize_rows
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.vram import loading
+
+ClipQuantization = Literal["none", "int8"]
 
 KEYFRAMES = 5
 PROMPT_PREFIX = "A photo depicts "
@@ -48,6 +61,10 @@ class DualClipResult:
     """Indices of the recipe's required concepts that it does not show."""
     worst_keyframe_score: float = 0.0
     """Ensemble score of the keyframe that fits worst; a mean hides a single black frame."""
+    cosine_clip_b: float | None = None
+    """Mean cosine of keyframes and prompt behind `score_clip_b`, as the encoder gave it."""
+    cosine_clip_l: float | None = None
+    """The same behind `score_clip_l`."""
 
     @classmethod
     def from_scores(
@@ -60,6 +77,8 @@ class DualClipResult:
         banned_found: tuple[int, ...] = (),
         required_missing: tuple[int, ...] = (),
         worst_keyframe_score: float = 0.0,
+        cosine_clip_b: float | None = None,
+        cosine_clip_l: float | None = None,
     ) -> DualClipResult:
         """Derive the verdict from the two scores and the recipe's constraints."""
         ensemble = WEIGHT_B * score_clip_b + WEIGHT_L * score_clip_l
@@ -79,11 +98,26 @@ class DualClipResult:
             banned_found=banned_found,
             required_missing=required_missing,
             worst_keyframe_score=worst_keyframe_score,
+            cosine_clip_b=cosine_clip_b,
+            cosine_clip_l=cosine_clip_l,
         )
 
 
 def clip_score(cosine: torch.Tensor) -> torch.Tensor:
-    """Return `2.5 * max(cosine, 0)`, at most 1 (Hessel et al. 2021, equation 1, clamped)."""
+    """Return `2.5 * max(cosine, 0)`, at most 1 (Hessel et al. 2021, equation 1, clamped).
+
+    | cosine | score |                                              |
+    | ------ | ----- | -------------------------------------------- |
+    | -0.10  | 0.000 | all that is negative                         |
+    | 0.00   | 0.000 |                                              |
+    | 0.10   | 0.250 |                                              |
+    | 0.20   | 0.500 | lowest usual of a picture and its caption    |
+    | 0.28   | 0.700 | threshold of the base encoder                |
+    | 0.288  | 0.720 | threshold of the large encoder               |
+    | 0.35   | 0.875 | highest usual of a picture and its caption   |
+    | 0.40   | 1.000 |                                              |
+    | 0.60   | 1.000 | all that is above 0.40                       |
+    """
     return (CLIP_SCORE_WEIGHT * cosine.clamp(min=0.0)).clamp(max=1.0)
 
 
@@ -119,13 +153,23 @@ def _projection(width: int) -> torch.Tensor:
 
 
 class ClipEncoder:
-    """One open_clip model with its tokenizer and its own preprocessing."""
+    """One open_clip model with its tokenizer, its own preprocessing and its calibration."""
 
-    def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load `open_clip_config.json` and `open_clip_model.safetensors`.
+    calibration: Calibration
+    """What its cosines count for."""
+
+    def __init__(
+        self, directory: Path, device: torch.device, *, quantization: ClipQuantization = "none"
+    ) -> None:
+        """Load `open_clip_config.json`, `open_clip_model.safetensors`, maybe `calibration.json`.
+
+        Args:
+            directory: holds these files, and the tokenizer's if it is not open_clip's own.
+            device: where to compute.
+            quantization: of the weights; activations have float32 in any case.
 
         Raises:
-            VortexInitializationError: a file is missing or does not fit.
+            VortexInitializationError: a file is missing or does not fit, or the device is full.
         """
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when open_clip is imported
         import open_clip
@@ -133,7 +177,7 @@ class ClipEncoder:
         source = f"local-dir:{directory}"
         try:
             # Without the last argument, absent weights would mean random ones.
-            self._model = open_clip.create_model(source, device=device, require_pretrained=True)
+            model = open_clip.create_model(source, device="cpu", require_pretrained=True)
             self._tokenize = open_clip.get_tokenizer(source)
             config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
             preprocessing = config["preprocess_cfg"]
@@ -142,12 +186,23 @@ class ClipEncoder:
             raise VortexInitializationError(
                 f"{directory.name}: {directory} cannot be loaded: {reason}"
             ) from error
-        self._model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        if quantization == "int8":
+            quantize_rows(model)
+        with loading(directory.name, device, held_bytes(model)):
+            self._model: Any = model.to(device)  # open_clip ships no types
+        self.calibration = Calibration.read(directory)
         self._device = device
-        size = self._model.visual.image_size
+        size = model.visual.image_size
         self._side = size[0] if isinstance(size, tuple | list) else size
         self._mean = torch.tensor(preprocessing["mean"], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing["std"], device=device).view(1, 3, 1, 1)
+
+    @property
+    def network(self) -> nn.Module:
+        """The open_clip model."""
+        network: nn.Module = self._model
+        return network
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Return unit vectors `[n, width]` for frames float32 `[n, 3, H, W]` in [0, 1]."""
@@ -187,15 +242,23 @@ class DualClip:
         self._large = large
 
     @classmethod
-    def load(cls, directory: Path, *, device: torch.device) -> DualClip:
-        """Load the folders `clip-b` and `clip-l` of a model directory.
+    def load(
+        cls, directory: Path, *, device: torch.device, quantization: ClipQuantization = "none"
+    ) -> DualClip:
+        """Load the folders `clip-b` and `clip-l` of a model directory; see `ClipEncoder`.
 
         Raises:
-            VortexInitializationError: a file is missing or does not fit.
+            VortexInitializationError: a file is missing or does not fit, or the device is full.
         """
         return cls(
-            ClipEncoder(directory / "clip-b", device), ClipEncoder(directory / "clip-l", device)
+            ClipEncoder(directory / "clip-b", device, quantization=quantization),
+            ClipEncoder(directory / "clip-l", device, quantization=quantization),
         )
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The two open_clip models by name: b, l."""
+        return {"b": self._base.network, "l": self._large.network}
 
     def verify(
         self,
@@ -231,11 +294,13 @@ class DualClip:
         if not torch.isfinite(frames).all():
             raise ValueError("the video has values that are no numbers")
         texts = [PROMPT_PREFIX + text for text in (prompt, *banned_concepts, *required_concepts)]
-        scores, embeddings = [], []
+        cosines, scores, embeddings = [], [], []
         for model in (self._base, self._large):
             token.raise_if_cancelled()
             seen = model.encode_frames(frames)
-            scores.append(clip_score(seen @ model.encode_texts(texts).T).cpu())  # [frames, texts]
+            cosine = (seen @ model.encode_texts(texts).T).cpu()  # [frames, texts]
+            cosines.append(float(cosine[:, 0].mean()))
+            scores.append(clip_score(model.calibration.apply(cosine)))
             embeddings.append(functional.normalize(seen.mean(dim=0), dim=0))
         of_b, of_l = (score.mean(dim=0) for score in scores)
         ensemble = WEIGHT_B * of_b + WEIGHT_L * of_l
@@ -251,4 +316,6 @@ class DualClip:
             banned_found=tuple(i - banned.start for i in banned if shown[i]),
             required_missing=tuple(i - required.start for i in required if not shown[i]),
             worst_keyframe_score=float(worst),
+            cosine_clip_b=cosines[0],
+            cosine_clip_l=cosines[1],
         )

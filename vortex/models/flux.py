@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from vortex.errors import VortexInitializationError
+from vortex.models.quantization import Quantization, needed_bytes, quantize
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.vram import loading
 
 logger = logging.getLogger(__name__)
 
 # A distilled model: guidance is built in, and there is nothing to steer away from.
 _GUIDANCE_SCALE = 0.0
+
+# Our names of the pipeline's parts; the first two hold nearly all of the weights.
+_PARTS = {
+    "transformer": "transformer",
+    "t5": "text_encoder_2",
+    "clip_text": "text_encoder",
+    "vae": "vae",
+}
+_QUANTIZED = ("transformer", "t5")
 
 
 class FluxImage:
@@ -33,13 +45,27 @@ class FluxImage:
         self._max_t5_tokens = int(pipeline.tokenizer_2.model_max_length)
 
     @classmethod
-    def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype) -> FluxImage:
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantization: Quantization = "none",
+    ) -> FluxImage:
         """Load from a directory as `FluxPipeline.save_pretrained` writes it.
 
-        Nothing is fetched, and only safetensors are read.
+        Nothing is fetched, and only safetensors are read. All parts stay on the device: moving them
+        in and out for every slot would take longer than the denoising steps.
+
+        Args:
+            directory: holds the pipeline.
+            device: where to compute.
+            dtype: of the weights that are not quantised, and of all activations.
+            quantization: of the transformer and of T5.
 
         Raises:
-            VortexInitializationError: a part is missing or does not fit.
+            VortexInitializationError: a part is missing, damaged or too large for the device.
         """
         # diffusers would print the part of a prompt that it cuts off, and a bar for every call.
         diffusers_logging.set_verbosity_error()
@@ -55,9 +81,21 @@ class FluxImage:
             raise VortexInitializationError(
                 f"flux: {directory} cannot be loaded: {reason}"
             ) from error
-        pipeline.to(device)
+        image = cls(pipeline)
+        methods: dict[str, Quantization] = {
+            name: quantization if name in _QUANTIZED else "none" for name in image.parts
+        }
+        needed = sum(needed_bytes(part, methods[name]) for name, part in image.parts.items())
+        with loading("flux", device, needed):
+            for name, part in image.parts.items():
+                quantize(part, methods[name], device=device, compute_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
-        return cls(pipeline)
+        return image
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The networks by name: transformer, t5, clip_text, vae."""
+        return {name: getattr(self._pipeline, theirs) for name, theirs in _PARTS.items()}
 
     def generate(
         self,

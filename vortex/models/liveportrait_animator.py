@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import nn
 
 from vortex.models.kokoro import Speech
 from vortex.models.liveportrait import LivePortrait
@@ -19,6 +20,11 @@ class LivePortraitAnimator:
     def __init__(self, model: LivePortrait) -> None:
         """Take the loaded model."""
         self._model = model
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """LivePortrait's networks by name."""
+        return self._model.parts
 
     def animate(
         self,

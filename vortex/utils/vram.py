@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vortex.errors import MemoryPressureError
+from vortex.errors import MemoryPressureError, VortexInitializationError
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 if TYPE_CHECKING:
@@ -130,6 +130,41 @@ def allocated_bytes_reader(device: torch.device) -> Callable[[], int]:
     import torch  # takes seconds, and the limits alone do not need it
 
     return partial(torch.cuda.memory_allocated, device) if device.type == "cuda" else lambda: 0
+
+
+@contextmanager
+def loading(model: str, device: torch.device, needed_bytes: int) -> Iterator[None]:
+    """Say in one line what is missing when a model does not fit on its device.
+
+    Args:
+        model: its name, for the message.
+        device: where it is put.
+        needed_bytes: what it will hold there.
+
+    Raises:
+        VortexInitializationError: the device ran out of memory.
+    """
+    import torch
+
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise VortexInitializationError(
+            out_of_memory_at_load(model, str(device), needed_bytes, free_bytes)
+        ) from error
+
+
+def out_of_memory_at_load(
+    model: str, device: str, needed_bytes: int, free_bytes: int | None
+) -> str:
+    """Return the line that says which model did not fit, and what to do about it."""
+    free = "" if free_bytes is None else f" and {free_bytes / 1e9:.2f} GB were free"
+    return (
+        f"{model}: out of memory on {device} while loading: it needs {needed_bytes / 1e9:.2f} GB"
+        f"{free}; stop what else uses {device}, or set models.flux_quantization and"
+        " models.clip_quantization to fewer bits"
+    )
 
 
 def _message(stage: str, used_bytes: int, kind: str, limit_bytes: int) -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +14,17 @@ import torch
 from torch.nn import functional
 
 from vortex.errors import VortexInitializationError
+from vortex.mini.training import drawn
+from vortex.models.calibration import Calibration
 from vortex.models.clip_ensemble import (
+    ClipEncoder,
     DualClip,
     DualClipResult,
     clip_score,
     combine_embeddings,
     keyframe_indices,
 )
+from vortex.models.footprint import held_bytes
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 EMBEDDING = functional.normalize(torch.ones(512), dim=0)
@@ -34,6 +40,13 @@ BELOW_70, BELOW_72 = math.nextafter(0.70, 0), math.nextafter(0.72, 0)
 )
 def test_score_is_the_cosine_scaled_by_5_halves_within_0_and_1(cosine: float, score: float) -> None:
     assert float(clip_score(torch.tensor(cosine))) == pytest.approx(score)
+
+
+def test_table_of_scores_in_the_documentation_is_right() -> None:
+    rows = re.findall(r"^ *\| (-?\d\S*) +\| (\S+)", clip_score.__doc__ or "", flags=re.MULTILINE)
+    assert len(rows) == 9
+    for cosine, score in rows:
+        assert float(clip_score(torch.tensor(float(cosine)))) == pytest.approx(float(score))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +173,9 @@ COLOURS = {"red": 0, "green": 1, "blue": 2}
 class ColourEncoder:
     """Embeds a frame as its mean colour, and a text "A photo depicts red" as pure red."""
 
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         return functional.normalize(frames.mean(dim=(2, 3)), dim=1)
 
@@ -174,9 +190,14 @@ def film(*colours: str) -> torch.Tensor:
     return (frames[:, :, None, None].expand(-1, -1, 16, 16) * 255).to(torch.uint8)
 
 
-def judge(video: torch.Tensor, prompt: str = "red", **constraints: Any) -> DualClipResult:
-    judges: Any = ColourEncoder()
-    return DualClip(judges, judges).verify(video, prompt, token=CancellationToken(), **constraints)
+def judge(
+    video: torch.Tensor,
+    prompt: str = "red",
+    calibrations: tuple[Calibration, Calibration] = (Calibration(), Calibration()),
+    **constraints: Any,
+) -> DualClipResult:
+    judges: list[Any] = [ColourEncoder(calibration) for calibration in calibrations]
+    return DualClip(*judges).verify(video, prompt, token=CancellationToken(), **constraints)
 
 
 def test_video_of_what_the_prompt_says_passes_and_another_does_not() -> None:
@@ -204,6 +225,23 @@ def test_one_black_keyframe_shows_in_the_worst_score_though_the_mean_hides_it() 
     verdict = judge(film("red", "red", "black", "red", "red"))
     assert verdict.ensemble_score == pytest.approx(0.8)
     assert verdict.worst_keyframe_score == 0.0
+
+
+def test_cosines_are_calibrated_before_they_are_scored_and_told_as_they_were() -> None:
+    strict, lenient = Calibration(scale=0.5, offset=-0.2), Calibration(offset=0.1)
+    video = film("red", "blue", "red", "blue", "blue")
+    verdict = judge(video, calibrations=(strict, lenient))
+    assert verdict.cosine_clip_b == verdict.cosine_clip_l == pytest.approx(0.4)
+    # A red frame has a cosine of 1 and a blue one of 0; scores are cut to 0 and 1 frame by frame.
+    assert verdict.score_clip_b == pytest.approx((2 * 2.5 * 0.3 + 0.0) / 5)
+    assert verdict.score_clip_l == pytest.approx((2 * 1.0 + 3 * 2.5 * 0.1) / 5)
+    assert verdict.worst_keyframe_score == pytest.approx(0.6 * 0.25)
+
+
+def test_calibration_counts_for_banned_concepts_too() -> None:
+    generous = Calibration(offset=0.3)
+    verdict = judge(film("red"), calibrations=(generous, generous), banned_concepts=("green",))
+    assert verdict.banned_found == (0,)
 
 
 # --- the real classes with mini weights ---------------------------------------------------------
@@ -303,3 +341,107 @@ def test_model_that_cannot_be_loaded_is_named_in_one_line(
     message = str(caught.value)
     assert message.startswith(f"clip-l: {tmp_path / 'clip-l'} cannot be loaded: ")
     assert "\n" not in message
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder_directory(mini_models: Path, tmp_path: Path) -> Path:
+    """Give a copy of the base encoder's folder."""
+    target = tmp_path / "clip-b"
+    shutil.copytree(mini_models / "mini" / "clip-b", target, copy_function=os.symlink)
+    (target / "calibration.json").unlink(missing_ok=True)
+    return target
+
+
+def calibrated(directory: Path, content: str) -> Calibration:
+    (directory / "calibration.json").write_text(content)
+    return ClipEncoder(directory, torch.device("cpu")).calibration
+
+
+@pytest.mark.models
+def test_encoder_reads_the_calibration_beside_its_weights(encoder_directory: Path) -> None:
+    assert ClipEncoder(encoder_directory, torch.device("cpu")).calibration == Calibration()
+    content = {"scale": 1.25, "offset": -0.1, "matched_refused": 0.02}
+    read = calibrated(encoder_directory, json.dumps(content))
+    assert (read.scale, read.offset) == (1.25, -0.1)
+    assert float(read.apply(torch.tensor(0.4))) == pytest.approx(0.4)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"scale": 0, "offset": 0}', "scale: Input should be greater than 0, got 0"),
+        ('{"scale": -1, "offset": 0}', "scale: Input should be greater than 0, got -1"),
+        ('{"scale": NaN, "offset": 0}', "scale: Input should be a finite number, got nan"),
+        ('{"scale": 1, "offset": Infinity}', "offset: Input should be a finite number, got inf"),
+        ('{"scale": "1", "offset": 0}', "scale: Input should be a valid number, got '1'"),
+        ('{"scale": 1}', "offset: Field required"),
+        ("[1, 0]", "content: .*object"),
+        ("{", "content: Invalid JSON"),
+    ],
+)
+def test_calibration_that_is_none_is_refused_in_one_line(
+    content: str, reason: str, encoder_directory: Path
+) -> None:
+    with pytest.raises(VortexInitializationError) as caught:
+        calibrated(encoder_directory, content)
+    message = str(caught.value)
+    assert re.match(f"{re.escape(str(encoder_directory))}/calibration.json: {reason}", message)
+    assert "\n" not in message
+
+
+# --- INT8 ---------------------------------------------------------------------------------------
+
+PROMPTS = [
+    "a woman with red hair",
+    "a bald man with a beard",
+    "a robot",
+    "an empty street at night",
+]
+
+
+@pytest.fixture(scope="module")
+def portraits() -> torch.Tensor:
+    return drawn(5, 10, moving=0.0)[1]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["clip-b", "clip-l"])
+def test_embeddings_of_int8_weights_are_nearly_those_of_float32(
+    name: str, portraits: torch.Tensor, mini_models: Path
+) -> None:
+    directory, cpu = mini_models / "mini" / name, torch.device("cpu")
+    exact = ClipEncoder(directory, cpu)
+    rounded = ClipEncoder(directory, cpu, quantization="int8")
+    frames = portraits.float() / 255
+    pairs = [
+        (exact.encode_frames(frames), rounded.encode_frames(frames)),
+        (exact.encode_texts(PROMPTS), rounded.encode_texts(PROMPTS)),
+    ]
+    for reference, got in pairs:
+        cosines = functional.cosine_similarity(reference, got)
+        assert float(cosines.min()) > 0.999
+        assert not torch.equal(reference, got)
+    of_exact, of_rounded = (clip_score(seen @ read.T) for seen, read in zip(*pairs, strict=True))
+    assert of_exact.max() > 0.1
+    assert (of_exact - of_rounded).abs().max() < 0.01
+    assert torch.equal(rounded.encode_frames(frames), pairs[0][1])
+
+
+@pytest.mark.models
+def test_int8_weights_hold_a_quarter_of_the_bytes_attention_included(mini_models: Path) -> None:
+    directory, cpu = mini_models / "mini" / "clip-l", torch.device("cpu")
+    exact = held_bytes(ClipEncoder(directory, cpu).network)
+    encoder = ClipEncoder(directory, cpu, quantization="int8")
+    assert held_bytes(encoder.network) < 0.3 * exact
+    encoder.encode_texts(PROMPTS)
+    encoder.encode_frames(torch.rand(2, 3, 64, 64))
+    assert held_bytes(encoder.network) < 0.3 * exact  # nothing that was unpacked is kept
+    attention = [m for m in encoder.network.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+    assert attention
+    for module in attention:
+        rows = module.parametrizations["in_proj_weight"].original0
+        assert rows.dtype == torch.int8

@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from vortex.errors import MemoryPressureError
+from vortex.errors import MemoryPressureError, VortexInitializationError
 from vortex.utils.cancellation import CancellationToken, StageCancelled
-from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
+from vortex.utils.vram import (
+    MemoryPressureWarning,
+    VRAMMonitor,
+    allocated_bytes_reader,
+    loading,
+    out_of_memory_at_load,
+)
 
 GB = 1_000_000_000
 
@@ -175,3 +181,30 @@ def test_reader_on_the_gpu_counts_the_bytes_of_tensors() -> None:
     assert 1_000_000 <= read() - before < 3_000_000
     del tensor
     assert read() == before
+
+
+def test_model_that_does_not_fit_is_told_with_what_it_needs_what_is_free_and_what_to_do() -> None:
+    assert out_of_memory_at_load("flux", "cuda:0", 9_240_000_000, 3_100_000_000) == (
+        "flux: out of memory on cuda:0 while loading: it needs 9.24 GB and 3.10 GB were free;"
+        " stop what else uses cuda:0, or set models.flux_quantization and"
+        " models.clip_quantization to fewer bits"
+    )
+
+
+def load_too_much() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+
+def test_out_of_memory_while_loading_stops_the_start_with_one_line() -> None:
+    with (
+        pytest.raises(VortexInitializationError, match=r"^clip-l: out of memory .*0\.43 GB") as it,
+        loading("clip-l", torch.device("cpu"), 430_000_000),
+    ):
+        load_too_much()
+    assert "\n" not in str(it.value)
+    assert isinstance(it.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_other_errors_while_loading_pass_through() -> None:
+    with pytest.raises(ValueError, match="damaged"), loading("flux", torch.device("cpu"), 1):
+        raise ValueError("damaged")

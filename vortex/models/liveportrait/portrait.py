@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from vortex.models.footprint import held_bytes
 from vortex.models.liveportrait.blocks import channels_last, fold
 from vortex.models.liveportrait.checkpoints import Networks
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.motion import Motion, retargeted, stitched
 from vortex.models.liveportrait.warping import WarpingSource
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.vram import loading
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,18 @@ class LivePortrait:
         self._networks = networks
         for network in networks:
             fold(network)
-            network.to(device)
         for network in (networks.warping, networks.generator):
             network.to(dtype)
             if device.type == "cuda":
                 channels_last(network)
+        with loading("liveportrait", device, sum(map(held_bytes, networks))):
+            for network in networks:
+                network.to(device)
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The networks by name."""
+        return vars(self._networks)
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device, dtype: torch.dtype) -> LivePortrait:
@@ -74,7 +84,8 @@ class LivePortrait:
             dtype: of warping and generator.
 
         Raises:
-            VortexInitializationError: a file or a tensor is missing, superfluous or damaged.
+            VortexInitializationError: a file or a tensor is missing, superfluous or damaged, or the
+                device is full.
         """
         inner = directory / "liveportrait"
         directory = inner if inner.is_dir() else directory

@@ -1,0 +1,74 @@
+"""Memory after many slots: none of them may leave anything behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from consumer.config import WorkerConfig
+from vortex.pipeline import VortexPipeline
+
+pytestmark = pytest.mark.models
+
+# As cheap as a slot can be: a word, two frames.
+RECIPE: dict[str, Any] = {
+    "slot_params": {"duration_sec": 1.0, "fps": 2, "resolution": "64x64"},
+    "audio_track": {"script": "Good evening."},
+    "visual_track": {"prompt": "a clown"},
+}
+WARM_UP_SLOTS = 4
+# Allocators keep some of what they were given back; a slot's own frames, samples and activations
+# come to several megabytes.
+RSS_BYTES_PER_SLOT = 500_000
+
+
+@pytest.fixture
+def pipeline(mini_config: WorkerConfig) -> Iterator[VortexPipeline]:
+    pipeline = VortexPipeline(config=mini_config)
+    yield pipeline
+    pipeline.close()
+
+
+def live_tensors() -> int:
+    gc.collect()
+    # By type, since asking some lazy modules for more imports them.
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+def memory_after_each(pipeline: VortexPipeline, slots: int) -> tuple[list[int], list[int]]:
+    """Make slots; return tensors alive and bytes resident after each, the first few left out."""
+    tensors, resident = [], []
+
+    async def make() -> None:
+        for slot_id in range(WARM_UP_SLOTS + slots):
+            await pipeline.generate_slot(RECIPE, slot_id)
+            if slot_id >= WARM_UP_SLOTS:
+                tensors.append(live_tensors())
+                resident.append(psutil.Process().memory_info().rss)
+
+    asyncio.run(make())
+    return tensors, resident
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        4,
+        pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_slots_leave_neither_tensors_nor_memory_behind(
+    slots: int, pipeline: VortexPipeline
+) -> None:
+    tensors, resident = memory_after_each(pipeline, slots)
+    assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
+    part = max(1, slots // 4)
+    growth = median(resident[-part:]) - median(resident[:part])
+    assert growth / slots < RSS_BYTES_PER_SLOT, f"resident bytes after each slot: {resident}"

@@ -1,0 +1,97 @@
+"""The models of the four stages, loaded from a profile's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vortex.config import ModelsConfig, VortexConfig
+from vortex.models.clip_ensemble import ClipQuantization, DualClip
+from vortex.models.flux import FluxImage
+from vortex.models.footprint import held_bytes_by_part
+from vortex.models.kokoro import KokoroSpeech
+from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait_animator import LivePortraitAnimator
+from vortex.models.manifest import verify_manifest
+from vortex.models.quantization import Quantization
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True)
+class StageModels:
+    """One model a stage, each on its device."""
+
+    kokoro: KokoroSpeech
+    flux: FluxImage
+    animator: LivePortraitAnimator
+    clip: DualClip
+    revisions: Mapping[str, str]
+
+    @classmethod
+    def load(cls, config: VortexConfig, device: torch.device) -> StageModels:
+        """Load the configured profile; blocks for seconds.
+
+        Raises:
+            VortexInitializationError: a model is missing, damaged or too large for the device; one
+                line that says what to do.
+        """
+        models = config.models
+        directory = models.profile_directory
+        revisions = verify_manifest(directory, catalogue=models.catalogue)
+        return cls(
+            flux=FluxImage.load(
+                directory / "flux",
+                device=device,
+                dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+                quantization=flux_quantization(models),
+            ),
+            kokoro=KokoroSpeech(
+                directory / "kokoro",
+                default_voice=models.default_voice,
+                threads=config.device.cpu_threads,
+            ),
+            clip=DualClip.load(directory, device=device, quantization=clip_quantization(models)),
+            animator=LivePortraitAnimator(
+                LivePortrait.load(
+                    directory / "liveportrait",
+                    device=device,
+                    dtype=torch.float32 if device.type == "cpu" else torch.float16,
+                )
+            ),
+            revisions=revisions,
+        )
+
+    def by_name(self) -> dict[str, Any]:  # the models have no common interface
+        """Return the models by name."""
+        return {
+            "flux": self.flux,
+            "kokoro": self.kokoro,
+            "clip": self.clip,
+            "animator": self.animator,
+        }
+
+    def held_bytes(self) -> dict[str, int]:
+        """Return the bytes that each part holds, as `flux.transformer`.
+
+        Speech by onnxruntime is left out: it stays off the GPU, and does not tell.
+        """
+        return held_bytes_by_part(self.by_name())
+
+
+def flux_quantization(models: ModelsConfig) -> Quantization:
+    """Return what `models.flux_quantization` means for the profile."""
+    if models.flux_quantization == "auto":
+        return "nf4" if models.profile == PRODUCTION else "none"
+    return models.flux_quantization
+
+
+def clip_quantization(models: ModelsConfig) -> ClipQuantization:
+    """Return what `models.clip_quantization` means for the profile."""
+    if models.clip_quantization == "auto":
+        return "int8" if models.profile == PRODUCTION else "none"
+    return models.clip_quantization
