@@ -19,7 +19,8 @@ settings.load_profile("shared")
 ROOT = Path(__file__).parent.parent
 BUILDER_SOURCES = (
     "vortex/models/mini.py",
-    "vortex/models/kokoro_packaged.py",
+    "vortex/models/kokoro/packaged.py",
+    "vortex/models/kokoro/english_voices.py",
     "vortex/models/manifest.py",
     "vortex/models/data/mini_corpus.txt",
 )

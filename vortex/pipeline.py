@@ -143,6 +143,7 @@ class VortexPipeline:
         self._kokoro = KokoroSpeech(
             directory / "kokoro",
             default_voice=self.config.models.default_voice,
+            device=self.device,
             threads=self.config.device.cpu_threads,
         )
         self._clip = DualClip.load(directory, device=self.device)

