@@ -95,10 +95,7 @@ class _OwnNoise(TorchFunctionMode):
     ) -> Any:  # torch's own signature
         kwargs = kwargs or {}
         if func is torch.randn_like:
-            (like,) = args
-            return torch.randn(
-                like.shape, generator=self._generator, device=like.device, dtype=like.dtype
-            )
+            return torch.empty_like(*args, **kwargs).normal_(generator=self._generator)
         if func is torch.rand:
             kwargs = {**kwargs, "generator": self._generator}
         return func(*args, **kwargs)
