@@ -56,8 +56,8 @@ def read_packed_voices(path: Path) -> dict[str, np.ndarray]:
         VortexInitializationError: it is missing or damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            voices = {name: np.asarray(file[name]) for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
+            voices = {name: np.asarray(packed[name]) for name in packed.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise VortexInitializationError(f"kokoro: {path} cannot be loaded: {error}") from error
     return checked(voices, path)
