@@ -303,7 +303,7 @@ def test_code_in_a_file_is_refused_and_not_run(
         (lambda d: rewrite_config(d, n_layer="two"), "config.json describes no network: TypeErr"),
         (
             lambda d: rewrite_config(d, plbert={"max_position_embeddings": 256}),
-            "config.json: plbert.max_position_embeddings is 256, below 512",
+            "config.json: plbert.max_position_embeddings is 256, it must be at least 512",
         ),
         (
             lambda d: rewrite_voice(d, torch.zeros(510, 256)),

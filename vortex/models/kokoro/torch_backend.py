@@ -109,9 +109,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise VortexInitializationError(
             f"kokoro: {path} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    if context < MAX_TOKENS + 2:
+    if type(context) is not int or context < MAX_TOKENS + 2:
         raise VortexInitializationError(
-            f"kokoro: {path}: plbert.max_position_embeddings is {context}, below {MAX_TOKENS + 2}"
+            f"kokoro: {path}: plbert.max_position_embeddings is {context!r}, it must be at least"
+            f" {MAX_TOKENS + 2}"
         )
     if not (isinstance(vocabulary, dict) and all(type(i) is int for i in vocabulary.values())):
         raise VortexInitializationError(f"kokoro: {path}: vocab must map symbols to numbers")
