@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ settings.load_profile("shared")
 ROOT = Path(__file__).parent.parent
 BUILDER_SOURCES = (
     "vortex/models/mini.py",
-    "vortex/models/kokoro_packaged.py",
+    "vortex/models/kokoro/packaged.py",
+    "vortex/models/kokoro/english_voices.py",
+    "vortex/models/kokoro/voices.py",
     "vortex/models/manifest.py",
     "vortex/models/data/mini_corpus.txt",
 )
@@ -29,9 +32,10 @@ BUILDER_SOURCES = (
 def mini_models() -> Path:
     """Give a directory of models, as `models.directory` takes it, that holds the profile `mini`.
 
-    It lies in the user's cache, under a name that changes with the sources that build it.
+    It lies in the user's cache, under a name that changes with the sources that build it, and with
+    npm, which brings the English voices.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"npm" if shutil.which("npm") else b"")
     for source in BUILDER_SOURCES:
         digest.update((ROOT / source).read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -142,8 +142,7 @@ def _direct_to(output: Path) -> None:
 
 def _build_models(settings: WorkerConfig, report: Callable[[str], None]) -> None:
     directory = settings.models.profile_directory
-    if settings.models.profile == "mini" and not directory.exists():
-        report("building the small models (first time only)")
+    if settings.models.profile == "mini":
         from vortex.models.mini import build_mini
 
         build_mini(directory, progress=lambda part: report(f"building {part}"))

@@ -60,11 +60,8 @@ def list_(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def build(
-    config: ConfigOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides all random weights.")] = 0,
-) -> None:
-    """Build the small models of profile mini, unless they are there."""
+def build(config: ConfigOption = None) -> None:
+    """Put the small models of profile mini together, unless they are there."""
     settings = load_config(config).models
     if settings.profile != "mini":
         fail(
@@ -76,7 +73,7 @@ def build(
     with console.status("loading libraries") as status:
         from vortex.models.mini import build_mini
 
-        build_mini(directory, seed=seed, progress=lambda part: status.update(f"building {part}"))
+        build_mini(directory, progress=lambda part: status.update(f"building {part}"))
     console.print(f"models are in {directory}", highlight=False, soft_wrap=True)
 
 

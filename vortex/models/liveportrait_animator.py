@@ -15,7 +15,7 @@ from vortex.utils.lipsync import drive
 
 
 class LivePortraitAnimator:
-    """Makes a portrait speak; see `FaceAnimator`."""
+    """Makes a portrait speak."""
 
     def __init__(self, model: LivePortrait) -> None:
         """Take the loaded model."""
@@ -40,7 +40,26 @@ class LivePortraitAnimator:
         batch_frames: int,
         token: CancellationToken,
     ) -> Iterator[torch.Tensor]:
-        """Yield the video in batches, scaled and cut to the format; see `FaceAnimator`."""
+        """Yield the video in batches, in order, scaled and cut to the format.
+
+        Args:
+            portrait: float32 `[1, 3, H, W]` in [0, 1].
+            speech: the waveform that the mouth follows, with phoneme times where known.
+            fps: frames per second.
+            frame_count: frames in all.
+            width: pixels across of the video.
+            height: pixels down of the video.
+            expressions: shown in order, each for an equal share of the video.
+            seed: decides everything random; same arguments, same frames, whatever the batches.
+            batch_frames: frames in one batch.
+            token: polled before each batch.
+
+        Yields:
+            uint8 `[n, 3, height, width]` on the CPU, of its own memory.
+
+        Raises:
+            StageCancelled: the token was cancelled.
+        """
         motion = drive(speech, fps, frame_count, expressions, seed)
         source = self._model.prepare(portrait)
         driving = self._model.drive(

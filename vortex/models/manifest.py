@@ -37,8 +37,6 @@ class Manifest(Section):
 
     format_version: int
     profile: str
-    seed: int | None
-    """Of random weights; None for published ones."""
     models: dict[str, ManifestModel]
 
     @classmethod
@@ -85,12 +83,11 @@ class Manifest(Section):
         unfinished.replace(path)
 
 
-def write_manifest(directory: Path, *, profile: str, seed: int | None = None) -> None:
+def write_manifest(directory: Path, *, profile: str) -> None:
     """Describe every model folder of a directory; a model's revision is a hash of its files."""
     Manifest(
         format_version=FORMAT_VERSION,
         profile=profile,
-        seed=seed,
         models={
             folder.name: describe(folder)
             for folder in sorted(directory.iterdir())

