@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from consumer.config import WorkerConfig
+from vortex.models.mini import build_mini, shipped_weights
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,7 +25,6 @@ BUILDER_SOURCES = (
     "vortex/models/kokoro/english_voices.py",
     "vortex/models/kokoro/voices.py",
     "vortex/models/manifest.py",
-    "vortex/models/data/mini_corpus.txt",
 )
 
 
@@ -36,13 +36,12 @@ def mini_models() -> Path:
     npm, which brings the English voices.
     """
     digest = hashlib.sha256(b"npm" if shutil.which("npm") else b"")
-    for source in BUILDER_SOURCES:
-        digest.update((ROOT / source).read_bytes())
+    weights = sorted(path for path in shipped_weights().rglob("*") if path.is_file())
+    for source in (*(ROOT / path for path in BUILDER_SOURCES), *weights):
+        digest.update(source.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = cache / "vortex" / "tests" / digest.hexdigest()[:16]
     if not (directory / "mini").exists():
-        from vortex.models.mini import build_mini  # takes seconds to import
-
         build_mini(directory / "mini")
     return directory
 

@@ -269,7 +269,6 @@ def _write_manifest(
     Manifest(
         format_version=FORMAT_VERSION,
         profile=directory.name,
-        seed=None,
         models={
             name: ManifestModel(
                 revision=model.revision,

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from vortex.errors import VortexInitializationError
+from vortex.models.flux_tensors import check_flux_tensors
 from vortex.models.quantization import Quantization, needed_bytes, quantize
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
@@ -72,6 +73,7 @@ class FluxImage:
         diffusers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+        check_flux_tensors(directory)
         try:
             pipeline = FluxPipeline.from_pretrained(
                 str(directory), dtype=dtype, local_files_only=True, use_safetensors=True

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, T5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from vortex.errors import VortexInitializationError
 
@@ -36,10 +34,6 @@ def check_flux_tensors(directory: Path) -> None:
     Raises:
         VortexInitializationError: a tensor or file is missing or superfluous, or does not fit.
     """
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     for part, network in _PARTS.items():
         try:
             _, report = network.from_pretrained(

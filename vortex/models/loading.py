@@ -48,11 +48,13 @@ def _load(name: str, folder: Path, config: VortexConfig, device: torch.device) -
     match name:
         case "flux":
             from vortex.models.flux import FluxImage
-            from vortex.models.flux_tensors import check_flux_tensors
 
-            check_flux_tensors(folder)
-            dtype = torch.float32 if on_cpu else torch.bfloat16
-            return FluxImage.load(folder, device=device, dtype=dtype)
+            return FluxImage.load(
+                folder,
+                device=device,
+                dtype=torch.float32 if on_cpu else torch.bfloat16,
+                quantization=config.models.chosen_flux_quantization,
+            )
         case "liveportrait":
             from vortex.models.liveportrait import LivePortrait
 
@@ -64,11 +66,12 @@ def _load(name: str, folder: Path, config: VortexConfig, device: torch.device) -
             return KokoroSpeech(
                 folder,
                 default_voice=config.models.default_voice,
+                device=device,
                 threads=config.device.cpu_threads,
             )
         case "clip-b" | "clip-l":
             from vortex.models.clip_ensemble import ClipEncoder
 
-            return ClipEncoder(folder, device)
+            return ClipEncoder(folder, device, quantization=config.models.chosen_clip_quantization)
         case _:
             raise VortexInitializationError(f"{name}: no class loads such a model")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vortex.config import ModelsConfig, VortexConfig
-from vortex.models.clip_ensemble import ClipQuantization, DualClip
+from vortex.config import VortexConfig
+from vortex.models.clip_ensemble import DualClip
 from vortex.models.flux import FluxImage
 from vortex.models.footprint import held_bytes_by_part
 from vortex.models.kokoro import KokoroSpeech
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.models.manifest import verify_manifest
-from vortex.models.quantization import Quantization
-
-PRODUCTION = "production"
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class StageModels:
                 directory / "flux",
                 device=device,
                 dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-                quantization=flux_quantization(models),
+                quantization=models.chosen_flux_quantization,
             ),
             kokoro=KokoroSpeech(
                 directory / "kokoro",
@@ -56,7 +52,9 @@ class StageModels:
                 device=device,
                 threads=config.device.cpu_threads,
             ),
-            clip=DualClip.load(directory, device=device, quantization=clip_quantization(models)),
+            clip=DualClip.load(
+                directory, device=device, quantization=models.chosen_clip_quantization
+            ),
             animator=LivePortraitAnimator(
                 LivePortrait.load(
                     directory / "liveportrait",
@@ -82,17 +80,3 @@ class StageModels:
         Speech by onnxruntime is left out: it stays off the GPU, and does not tell.
         """
         return held_bytes_by_part(self.by_name())
-
-
-def flux_quantization(models: ModelsConfig) -> Quantization:
-    """Return what `models.flux_quantization` means for the profile."""
-    if models.flux_quantization == "auto":
-        return "nf4" if models.profile == PRODUCTION else "none"
-    return models.flux_quantization
-
-
-def clip_quantization(models: ModelsConfig) -> ClipQuantization:
-    """Return what `models.clip_quantization` means for the profile."""
-    if models.clip_quantization == "auto":
-        return "int8" if models.profile == PRODUCTION else "none"
-    return models.clip_quantization

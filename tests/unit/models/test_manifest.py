@@ -23,7 +23,7 @@ def models(tmp_path: Path) -> Path:
         weights.parent.mkdir(parents=True)
         weights.write_bytes(name.encode() * 100)
         (directory / name / "config.json").write_text("{}")
-    write_manifest(directory, profile="mini", seed=0)
+    write_manifest(directory, profile="mini")
     return directory
 
 
@@ -52,7 +52,7 @@ def test_whole_directory_passes_and_each_model_has_its_revision(models: Path) ->
 def test_revision_changes_with_the_models_files_alone(models: Path) -> None:
     before = verify_manifest(models)
     change_a_byte(models / "flux" / WEIGHTS)
-    write_manifest(models, profile="mini", seed=1)
+    write_manifest(models, profile="mini")
     after = verify_manifest(models)
     assert {name for name in MODELS if before[name] != after[name]} == {"flux"}
 
