@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from vortex.models.manifest import FILE_NAME, verify_manifest
+from vortex.models.manifest import FILE_NAME, verify_manifest, write_manifest
 from vortex.models.mini import build_mini
 
 pytestmark = pytest.mark.models
@@ -79,19 +78,15 @@ def test_builders_side_by_side_both_succeed_with_the_same_bytes_as_any_other(
     assert manifest(target) == manifest(mini_models / "mini")
 
 
-def test_seed_decides_the_weights_and_the_global_generator_is_left_alone(
-    mini_models: Path, scratch: Path
-) -> None:
-    before = torch.get_rng_state()
-    build_mini(scratch / "mini", seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-    models, usual = manifest(scratch / "mini"), manifest(mini_models / "mini")
-    different = {
-        name
-        for name, model in models["models"].items()
-        if model["revision"] != usual["models"][name]["revision"]
-    }
-    assert different == {"flux", "clip-b", "clip-l"}
+def test_directory_built_from_other_weights_is_built_anew(mini_models: Path, scratch: Path) -> None:
+    outdated = scratch / "mini"
+    outdated.mkdir()
+    (outdated / "flux").mkdir()
+    (outdated / "flux" / "model_index.json").write_text("{}")
+    write_manifest(outdated, profile="mini")
+    build_mini(outdated)
+    assert manifest(outdated) == manifest(mini_models / "mini")
+    assert list(scratch.iterdir()) == [outdated]
 
 
 def test_existing_directory_is_kept_as_it_is(scratch: Path) -> None:
