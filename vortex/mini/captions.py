@@ -160,6 +160,7 @@ def describe(
         claims = {name: value for name, value in claims.items() if name not in absent}
     if attributes.hair_style == "bald" and attributes.facial_hair == "none":
         claims.pop("hair_colour", None)  # there is no hair to see it on
+        claims = claims or {"person": attributes.person}
     said = _Sentence(claims, rng).text()
     if not complete and rng.random() < _UNKNOWN_SHARE:
         said = _with_unknown_words(said, rng)

@@ -103,3 +103,10 @@ def test_held_out_combinations_can_be_asked_for_and_use_every_value() -> None:
     assert all(attributes.held_out for attributes in asked)
     for name, values in ATTRIBUTES.items():
         assert {getattr(attributes, name) for attributes in asked} == set(values)
+
+
+def test_every_caption_claims_something() -> None:
+    bald = Attributes.sample(np.random.default_rng(0))
+    bald = replace(bald, hair_style="bald", facial_hair="none")
+    for seed in range(3000):
+        assert describe(bald, np.random.default_rng(seed)).claims

@@ -88,8 +88,9 @@ class LivePortraitDims:
             image_size=64,
             appearance_channels=24,
             appearance_blocks_3d=2,
-            volume_channels=32,
-            volume_depth=2,
+            volume_channels=16,
+            # Keypoints are Gaussians of a width of 0.1: with fewer planes, they would fall between.
+            volume_depth=4,
             motion_blocks=(1, 1, 2, 1),
             motion_channels=(24, 48, 96, 128),
             flow_channels=4,
