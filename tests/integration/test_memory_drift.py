@@ -24,9 +24,6 @@ RECIPE: dict[str, Any] = {
     "visual_track": {"prompt": "a clown"},
 }
 WARM_UP_SLOTS = 4
-# Allocators keep some of what they were given back; a slot's own frames, samples and activations
-# come to several megabytes.
-RSS_BYTES_PER_SLOT = 500_000
 
 
 @pytest.fixture
@@ -57,18 +54,20 @@ def memory_after_each(pipeline: VortexPipeline, slots: int) -> tuple[list[int], 
     return tensors, resident
 
 
+# A slot's samples alone take 96 kB, its activations megabytes. What allocators keep back shows in a
+# few slots, and not over many: 16 slots grew by 0.1 MB in all, in November 2026.
 @pytest.mark.parametrize(
-    "slots",
+    ("slots", "most_bytes_a_slot"),
     [
-        4,
-        pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        (4, 500_000),
+        pytest.param(100, 50_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_slots_leave_neither_tensors_nor_memory_behind(
-    slots: int, pipeline: VortexPipeline
+    slots: int, most_bytes_a_slot: int, pipeline: VortexPipeline
 ) -> None:
     tensors, resident = memory_after_each(pipeline, slots)
     assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
     part = max(1, slots // 4)
     growth = median(resident[-part:]) - median(resident[:part])
-    assert growth / slots < RSS_BYTES_PER_SLOT, f"resident bytes after each slot: {resident}"
+    assert growth / slots < most_bytes_a_slot, f"resident bytes after each slot: {resident}"
