@@ -42,7 +42,7 @@ RECIPE: Mapping[str, Any] = {
     "slot_params": {"duration_sec": DURATION_S, "fps": FPS, "resolution": "128x128"},
     "audio_track": {"script": "Good evening. It rains in the north."},
     "visual_track": {
-        "prompt": "a weather reporter before a stormy sky",
+        "prompt": "a woman with short red hair in a green coat in front of a blue wall",
         "expression_sequence": ["calm", "excited"],
     },
     "seed": 7,

@@ -39,12 +39,14 @@ ENGLISH_ERROR_RATE = 0.2
 RECIPE: Mapping[str, Any] = {
     "slot_params": {"duration_sec": DURATION_S, "fps": FPS, "resolution": f"{SIZE}x{SIZE}"},
     "audio_track": {"script": SENTENCE},
-    "visual_track": {"prompt": "a weather reporter before a stormy sky"},
+    "visual_track": {
+        "prompt": "a woman with short red hair in a green coat in front of a blue wall"
+    },
 }
 
-# Where the stand-in for a face model opens the mouth, and a part that the speech does not move.
-MOUTH = (slice(None), slice(86, 98), slice(52, 76))
-FOREHEAD = (slice(None), slice(0, 80), slice(None))
+# Where a face has its mouth, and where speech moves nothing.
+MOUTH = (slice(None), slice(74, 90), slice(54, 74))
+FOREHEAD = (slice(None), slice(38, 50), slice(50, 78))
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,13 @@ def test_mouth_moves_in_step_with_the_sound(
     record_testsuite_property("mouth_lag_frames", best)
     record_testsuite_property("mouth_correlation", round(correlations[best], 3))
     assert abs(best) <= 1
-    assert correlations[best] > 0.7
+    # Phonemes open the mouth, and loudness only follows them; see `test_lipsync`.
+    assert correlations[best] > 0.4
+
+
+def test_mouth_moves_more_than_the_rest_of_the_face(video: Video) -> None:
+    moves = np.abs(np.diff(video.frames, axis=0))
+    assert moves[MOUTH].mean() > 2 * moves[FOREHEAD].mean()
 
 
 def correlation(leading: np.ndarray, following: np.ndarray, lag: int) -> float:

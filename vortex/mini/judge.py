@@ -128,5 +128,6 @@ def run(
     model = lesson.model.cpu()
     shares = shares_right(model.opinions(unseen_pictures), [face.attributes for face in unseen])
     say(f"drawn held-out faces: {shares}")
-    save_file(model.state_dict(), directory / "judge.safetensors")
+    halved = {name: value.half() for name, value in model.state_dict().items()}
+    save_file(halved, directory / "judge.safetensors")
     return report

@@ -52,7 +52,7 @@ _JITTER = 0.004  # of true keypoints: those that are read are not exact
 _EDGE_WEIGHT = 1.0
 _PART_WEIGHT, _PART_RADIUS = 40.0, 0.09  # lips and eyes count as much as all the rest
 _PARTS = (6, 12, 14, 17, 19, 20, 11, 13, 15, 16)
-_KEYPOINT_GAIN, _PART_GAIN = 4.0, 20.0
+_KEYPOINT_GAIN, _PART_GAIN, _SUM_GAIN = 4.0, 20.0, 0.04
 _SHIFT = 0.06
 
 _AnyLesson = TypeVar("_AnyLesson", bound=Lesson)
@@ -140,14 +140,14 @@ class ReadingMotion:
         )
 
 
-class _Louder(nn.Module):
-    """Multiplies a weight's input channels while it is trained."""
+class _Scaled(nn.Module):
+    """Multiplies a weight's input channels while it is trained, and so the length of its steps."""
 
     gain: torch.Tensor
 
     def __init__(self, gain: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("gain", gain.view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("gain", gain, persistent=False)
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         return raw * self.gain
@@ -156,24 +156,29 @@ class _Louder(nn.Module):
         return weight / self.gain
 
 
-def _hear_keypoints(warping: Warping) -> list[nn.Module]:
-    """Let the convolutions that see the keypoints learn faster from them; return these.
+def _scale_steps(warping: Warping) -> list[nn.Module]:
+    """Give the convolutions around the keypoints steps of their own length; return these.
 
-    A mouth that opens changes its keypoints' Gaussians by a tenth of what else there is to see, and
-    steps of training have the same length for all channels.
+    A mouth that opens changes its keypoints' Gaussians by a tenth of what else there is to see: who
+    sees them takes longer steps for these channels. Flow and occlusion sum up thousands of inputs
+    in front of a softmax and a sigmoid, which saturate unless their steps are short.
     """
-    hourglass = warping.dense_motion_network.hourglass
-    first, last = hourglass.encoder.down_blocks[0].conv, hourglass.decoder.conv
+    motion = warping.dense_motion_network
+    first, last = motion.hourglass.encoder.down_blocks[0].conv, motion.hourglass.decoder.conv
     seen = first.in_channels
     gain = torch.ones(KEYPOINTS + 1, seen // (KEYPOINTS + 1))
     gain[1:, 0] = _KEYPOINT_GAIN
     gain[[1 + part for part in _PARTS], 0] = _PART_GAIN
     others = torch.ones(last.in_channels - seen)
-    parametrize.register_parametrization(first, "weight", _Louder(gain.flatten()))
-    parametrize.register_parametrization(
-        last, "weight", _Louder(torch.cat([others, gain.flatten()]))
-    )
-    return [first, last]
+    gains = {
+        first: gain.view(1, -1, 1, 1, 1),
+        last: torch.cat([others, gain.flatten()]).view(1, -1, 1, 1, 1),
+        motion.mask: torch.tensor(_SUM_GAIN),
+        motion.occlusion: torch.tensor(_SUM_GAIN),
+    }
+    for convolution, gain in gains.items():
+        parametrize.register_parametrization(convolution, "weight", _Scaled(gain))
+    return list(gains)
 
 
 class Rendering:
@@ -188,7 +193,7 @@ class Rendering:
     ) -> None:
         self.appearance = AppearanceExtractor(dims).to(device)
         self.warping = Warping(dims)
-        self._heard = _hear_keypoints(self.warping)
+        self._scaled = _scale_steps(self.warping)
         self.warping.to(device)
         self.generator = Generator(dims).to(device)
         self.modules = nn.ModuleDict(
@@ -228,7 +233,7 @@ class Rendering:
 
     def settle(self) -> None:
         """After training: bring weights and singular vectors into the form that is saved."""
-        for convolution in self._heard:
+        for convolution in self._scaled:
             parametrize.remove_parametrizations(convolution, "weight")
         for module in self.generator.modules():
             if isinstance(module, SpectralConv2d):

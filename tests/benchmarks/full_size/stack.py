@@ -18,7 +18,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-from vortex.models.kokoro_packaged import install_packaged_kokoro
+from vortex.models.kokoro.packaged import install_packaged_kokoro
 
 from tests.benchmarks.full_size.scale import Scale
 from vortex.mini.text import clip_tokenizer, t5_tokenizer

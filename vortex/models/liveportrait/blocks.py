@@ -115,12 +115,12 @@ def channels_last(network: nn.Module) -> None:
             tensor.data = tensor.data.contiguous(memory_format=_CHANNELS_LAST[tensor.ndim])
 
 
-def like_weights(features: torch.Tensor, convolution: nn.Module) -> torch.Tensor:
+def like_weights(features: torch.Tensor, convolution: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
     """Bring features to a convolution's precision and memory layout.
 
     A kernel of one element has no layout to go by, so the convolution's must be larger.
     """
-    weight: torch.Tensor = convolution.get_parameter("weight")
+    weight = convolution.weight
     layout = _CHANNELS_LAST[weight.ndim]
     if not weight.is_contiguous(memory_format=layout):
         layout = torch.contiguous_format

@@ -134,7 +134,7 @@ def build_strictly(
     Args:
         build: makes the network.
         dims: its dimensions.
-        state: its tensors by name; the network keeps float32 ones without a copy.
+        state: its tensors by name.
         origin: where they are from, for the message.
 
     Raises:
@@ -144,7 +144,9 @@ def build_strictly(
         network = build(dims)
     expected: _State = network.state_dict()
     check_fit(expected, state, _MODEL, origin)
-    fitting = {name: state[name].to(expected[name].dtype) for name in expected}
+    # Copies, since files are mapped anywhere in memory, and the last bits of what a CPU computes
+    # depend on how its numbers are aligned.
+    fitting = {name: state[name].to(expected[name].dtype, copy=True) for name in expected}
     network.load_state_dict(fitting, strict=True, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 
