@@ -18,13 +18,13 @@ from diffusers import (
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-from vortex.models.kokoro.packaged import install_packaged_kokoro
 
 from tests.benchmarks.full_size.scale import Scale
 from vortex.mini.text import clip_tokenizer, t5_tokenizer
 from vortex.models.clip_ensemble import DualClip
 from vortex.models.flux import FluxImage
 from vortex.models.kokoro import KokoroSpeech
+from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.appearance import AppearanceExtractor
 from vortex.models.liveportrait.checkpoints import Networks
