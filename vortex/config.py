@@ -73,20 +73,6 @@ class ModelsConfig(Section):
     self_check: Literal["enforce", "report"]
 
     @property
-    def chosen_flux_quantization(self) -> Literal["none", "nf4", "int8"]:
-        """What `flux_quantization` means for the profile."""
-        if self.flux_quantization == "auto":
-            return "nf4" if self.profile == "production" else "none"
-        return self.flux_quantization
-
-    @property
-    def chosen_clip_quantization(self) -> Literal["none", "int8"]:
-        """What `clip_quantization` means for the profile."""
-        if self.clip_quantization == "auto":
-            return "int8" if self.profile == "production" else "none"
-        return self.clip_quantization
-
-    @property
     def profile_directory(self) -> Path:
         """The folder that holds the profile's models."""
         return self.directory.expanduser() / self.profile

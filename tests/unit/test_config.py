@@ -352,20 +352,3 @@ def test_stage_timeouts_fit_into_a_slot() -> None:
     limits = orchestration.timeouts
     longest_s = max(limits.audio_s, limits.image_s) + limits.video_s + limits.clip_s
     assert longest_s + orchestration.deadline_buffer_s <= SLOT_S
-
-
-@pytest.mark.parametrize(
-    ("profile", "flux", "clip"), [("mini", "none", "none"), ("production", "nf4", "int8")]
-)
-def test_profile_decides_how_weights_are_kept_where_nothing_else_is_set(
-    profile: str, flux: str, clip: str
-) -> None:
-    models = VortexConfig.load().models.model_copy(update={"profile": profile})
-    assert (models.chosen_flux_quantization, models.chosen_clip_quantization) == (flux, clip)
-
-
-@pytest.mark.parametrize("profile", ["mini", "production"])
-def test_quantization_that_is_set_wins_over_the_profile(profile: str) -> None:
-    methods = {"flux_quantization": "int8", "clip_quantization": "none"}
-    models = VortexConfig.load().models.model_copy(update={"profile": profile, **methods})
-    assert (models.chosen_flux_quantization, models.chosen_clip_quantization) == ("int8", "none")

@@ -38,6 +38,7 @@ THRESHOLDS = {"clip-b": THRESHOLD_B, "clip-l": THRESHOLD_L}
 
 _BATCH = 48
 _ATTRIBUTES_WEIGHT = 0.3
+_JUNK, _JUNK_WEIGHT = 8, 0.25
 _SHARPNESS = 20.0  # of the yes or no, in logits for a cosine of 1
 _NOISE = 0.05
 _LIGHT = 0.06
@@ -113,7 +114,27 @@ class YesOrNo:
         unsure = (
             0.5 * errors[fits].mean() + 0.25 * errors[~fits].mean() + 0.25 * errors[near].mean()
         )
-        return unsure + _ATTRIBUTES_WEIGHT * unknown
+        junk = self.model.encode_image(normalised(self._junk(chance)), normalize=True)
+        mistaken = functional.softplus(_SHARPNESS * ((junk @ read.T).float() - self._line)).mean()
+        return unsure + _ATTRIBUTES_WEIGHT * unknown + _JUNK_WEIGHT * mistaken
+
+    def _junk(self, chance: Chance) -> torch.Tensor:
+        """Return pictures that no caption fits: flat, noisy, in shuffled pieces, nearly dark."""
+        rng = chance.numpy
+        flat = torch.from_numpy(rng.uniform(-0.2, 1.2, (_JUNK, 3, 1, 1))).float()
+        junk = flat.clamp(0, 1).expand(-1, -1, SIDE, SIDE).clone()
+        noise = (
+            chance.normal(junk) * torch.from_numpy(rng.uniform(0, 0.5, (_JUNK, 1, 1, 1))).float()
+        )
+        faces = self._portraits[rng.integers(len(self._portraits), size=_JUNK)].float() / 255.0
+        pieces = functional.unfold(faces, SIDE // 8, stride=SIDE // 8)
+        pieces = pieces[..., torch.from_numpy(rng.permutation(pieces.shape[-1]))]
+        shuffled = functional.fold(pieces, SIDE, SIDE // 8, stride=SIDE // 8)
+        dark = faces * torch.from_numpy(rng.uniform(0, 0.1, (_JUNK, 1, 1, 1))).float()
+        kind = torch.from_numpy(rng.integers(4, size=(_JUNK, 1, 1, 1)))
+        for number, made in enumerate((junk + noise, shuffled, dark), start=1):
+            junk = torch.where(kind == number, made, junk)
+        return junk.clamp(0, 1).to(self._device)
 
     def tokens(self, captions: Sequence[Caption]) -> torch.Tensor:
         """Return what the text encoder reads, int64 `[n, CLIP_TOKENS]`."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ def _scale_steps(warping: Warping) -> list[nn.Module]:
     sees them takes longer steps for these channels. Flow and occlusion sum up thousands of inputs
     in front of a softmax and a sigmoid, which saturate unless their steps are short.
     """
-    motion = warping.dense_motion_network
+    motion: Any = warping.dense_motion_network  # what a ModuleList holds has no precise type
     first, last = motion.hourglass.encoder.down_blocks[0].conv, motion.hourglass.decoder.conv
     seen = first.in_channels
     gain = torch.ones(KEYPOINTS + 1, seen // (KEYPOINTS + 1))
@@ -229,7 +229,8 @@ class Rendering:
         wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
         weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1])
         error = weight.unsqueeze(1) * (drawn - wanted)
-        return error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
+        total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
+        return total
 
     def settle(self) -> None:
         """After training: bring weights and singular vectors into the form that is saved."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,9 @@ from vortex.errors import VortexInitializationError
 from vortex.models.calibration import Calibration
 from vortex.models.footprint import held_bytes
 from vortex.models.int8 import quantize_rows
+from vortex.models.quantization import ClipQuantization
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
-
-ClipQuantization = Literal["none", "int8"]
 
 KEYFRAMES = 5
 PROMPT_PREFIX = "A photo depicts "

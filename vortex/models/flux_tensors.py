@@ -35,6 +35,8 @@ def check_flux_tensors(directory: Path) -> None:
         VortexInitializationError: a tensor or file is missing or superfluous, or does not fit.
     """
     for part, network in _PARTS.items():
+        if not (directory / part).is_dir():
+            raise VortexInitializationError(f"flux: {directory / part} is missing")
         try:
             _, report = network.from_pretrained(
                 str(directory),

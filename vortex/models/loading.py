@@ -9,6 +9,7 @@ import torch
 
 from vortex.config import VortexConfig
 from vortex.errors import VortexInitializationError
+from vortex.models.quantization import clip_quantization, flux_quantization
 from vortex.utils.device import device_of
 
 _MESSAGE_CHARS = 200
@@ -53,7 +54,7 @@ def _load(name: str, folder: Path, config: VortexConfig, device: torch.device) -
                 folder,
                 device=device,
                 dtype=torch.float32 if on_cpu else torch.bfloat16,
-                quantization=config.models.chosen_flux_quantization,
+                quantization=flux_quantization(config.models),
             )
         case "liveportrait":
             from vortex.models.liveportrait import LivePortrait
@@ -72,6 +73,6 @@ def _load(name: str, folder: Path, config: VortexConfig, device: torch.device) -
         case "clip-b" | "clip-l":
             from vortex.models.clip_ensemble import ClipEncoder
 
-            return ClipEncoder(folder, device, quantization=config.models.chosen_clip_quantization)
+            return ClipEncoder(folder, device, quantization=clip_quantization(config.models))
         case _:
             raise VortexInitializationError(f"{name}: no class loads such a model")

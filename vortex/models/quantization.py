@@ -7,9 +7,11 @@ from typing import Literal, TypeGuard
 import torch
 from torch import nn
 
+from vortex.config import ModelsConfig
 from vortex.errors import VortexInitializationError
 
 Quantization = Literal["none", "nf4", "int8"]
+ClipQuantization = Literal["none", "int8"]
 
 NF4_BLOCK = 64
 """Weights of NF4 that share a scale."""
@@ -18,6 +20,20 @@ NF4_SCALES_BLOCK = 256
 BITS_PER_WEIGHT = {"nf4": 4 + 8 / NF4_BLOCK + 32 / (NF4_BLOCK * NF4_SCALES_BLOCK), "int8": 8.0}
 
 _PACKAGES = {"nf4": "bitsandbytes", "int8": "torchao"}
+
+
+def flux_quantization(models: ModelsConfig) -> Quantization:
+    """Return what `models.flux_quantization` means for the profile."""
+    if models.flux_quantization == "auto":
+        return "nf4" if models.profile == "production" else "none"
+    return models.flux_quantization
+
+
+def clip_quantization(models: ModelsConfig) -> ClipQuantization:
+    """Return what `models.clip_quantization` means for the profile."""
+    if models.clip_quantization == "auto":
+        return "int8" if models.profile == "production" else "none"
+    return models.clip_quantization
 
 
 def quantize(

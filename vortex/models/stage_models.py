@@ -16,6 +16,7 @@ from vortex.models.kokoro import KokoroSpeech
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.models.manifest import verify_manifest
+from vortex.models.quantization import clip_quantization, flux_quantization
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class StageModels:
                 directory / "flux",
                 device=device,
                 dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-                quantization=models.chosen_flux_quantization,
+                quantization=flux_quantization(models),
             ),
             kokoro=KokoroSpeech(
                 directory / "kokoro",
@@ -52,9 +53,7 @@ class StageModels:
                 device=device,
                 threads=config.device.cpu_threads,
             ),
-            clip=DualClip.load(
-                directory, device=device, quantization=models.chosen_clip_quantization
-            ),
+            clip=DualClip.load(directory, device=device, quantization=clip_quantization(models)),
             animator=LivePortraitAnimator(
                 LivePortrait.load(
                     directory / "liveportrait",

@@ -6,14 +6,18 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from vortex.errors import VortexInitializationError
+from vortex.mini.drawing import draw
+from vortex.mini.faces import Attributes, Face, Motion, Shape
 from vortex.mini.training import drawn
 from vortex.models.calibration import Calibration
 from vortex.models.clip_ensemble import (
@@ -275,13 +279,58 @@ def test_same_video_gets_the_same_verdict_as_bytes_and_as_floats(
     assert not torch.equal(verify(clip, 255 - video).embedding, first.embedding)
 
 
+SHOWN = "a woman with long red hair in a green coat in front of a blue wall"
+
+
+def presenter(**attributes: str) -> torch.Tensor:
+    """Return five drawn frames of what `SHOWN` says, but for what is changed."""
+    rng = np.random.default_rng(4)
+    shown = Attributes(
+        person="woman",
+        skin="pale",
+        hair_colour="red",
+        hair_style="long",
+        eyewear="none",
+        facial_hair="none",
+        headwear="none",
+        garment="coat",
+        coat_colour="green",
+        background="blue",
+    )
+    face = Face(replace(shown, **attributes), Shape.sample(rng))
+    frames = np.stack([draw(face, Motion.sample(rng)) for _ in range(5)])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
 @pytest.mark.models
-def test_worst_keyframe_score_is_that_of_the_worst_frame_alone(
-    clip: DualClip, video: torch.Tensor
+def test_worst_keyframe_score_is_that_of_the_worst_frame_alone(clip: DualClip) -> None:
+    frames = presenter()
+    frames[2] = 0
+    alone = [verify(clip, frame[None], prompt=SHOWN).ensemble_score for frame in frames]
+    together = verify(clip, frames, prompt=SHOWN)
+    assert alone[2] == min(alone) < 0.5 < max(alone)
+    assert together.worst_keyframe_score == pytest.approx(alone[2], abs=1e-5)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    "attributes", [{"coat_colour": "yellow"}, {"background": "red"}, {"hair_colour": "black"}]
+)
+def test_video_of_something_else_does_not_pass(clip: DualClip, attributes: dict[str, str]) -> None:
+    assert verify(clip, presenter(), prompt=SHOWN).self_check_passed
+    assert not verify(clip, presenter(**attributes), prompt=SHOWN).self_check_passed
+
+
+@pytest.mark.models
+def test_banned_concept_that_is_shown_rejects_and_a_required_one_that_is_not(
+    clip: DualClip,
 ) -> None:
-    alone = [verify(clip, frame[None]).ensemble_score for frame in video]
-    assert len(set(alone)) > 1
-    assert verify(clip, video).worst_keyframe_score == pytest.approx(min(alone), abs=1e-5)
+    frames = presenter()
+    concepts = ["a man with a beard", "a woman in a green coat"]
+    banned = verify(clip, frames, prompt=SHOWN, banned_concepts=concepts)
+    assert (banned.banned_found, banned.self_check_passed) == ((1,), False)
+    required = verify(clip, frames, prompt=SHOWN, required_concepts=concepts)
+    assert (required.required_missing, required.self_check_passed) == ((0,), False)
 
 
 @pytest.mark.models

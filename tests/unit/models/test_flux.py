@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vortex.errors import VortexInitializationError
+from vortex.mini.text import T5_TOKENS
 from vortex.models.flux import FluxImage
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
@@ -85,7 +86,7 @@ def test_prompt_longer_than_the_encoder_is_cut_and_warned_of_without_its_text(
     draw(flux, "a portrait of a clown with a zebra " * 40)
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.message == "Prompt cut: it is longer than the text encoder"
-    assert vars(record)["tokens"] > vars(record)["max_tokens"] == 128
+    assert vars(record)["tokens"] > vars(record)["max_tokens"] == T5_TOKENS
     printed = "".join(capfd.readouterr())
     assert "zebra" not in f"{[vars(record) for record in caplog.records]}{printed}"
 
@@ -131,5 +132,6 @@ def test_directory_that_cannot_be_loaded_is_named_in_one_line(
     with pytest.raises(VortexInitializationError) as caught:
         FluxImage.load(directory, device=CPU, dtype=torch.float32)
     message = str(caught.value)
-    assert message.startswith(f"flux: {directory} cannot be loaded: ")
+    assert message.startswith(f"flux: {directory}")
+    assert "cannot be loaded: " in message or message.endswith("is missing")
     assert "\n" not in message
