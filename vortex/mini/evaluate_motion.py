@@ -101,7 +101,7 @@ class Performance:
 
 
 def correlations(first: NDArray[Any], second: NDArray[Any]) -> dict[int, float]:
-    """Return the correlation of two tracks by how many frames the first is late, or 0 for stills."""
+    """Return the correlation of two tracks by how many frames the first is late; 0 for stills."""
     frames = len(first)
     if not (first.std() and second.std()):
         return dict.fromkeys(range(-_MOST_LAG, _MOST_LAG + 1), 0.0)
