@@ -105,7 +105,7 @@ def test_file_is_the_one_that_the_artifact_describes(made: SlotMade, video: Vide
     assert (artifact.duration_s, artifact.fps) == (DURATION_S, FPS)
     assert (artifact.width, artifact.height) == (SIZE, SIZE)
     assert (made.quality.frames_computed, made.quality.frames_total) == (FRAMES, FRAMES)
-    assert set(made.models) == {"flux", "kokoro", "clip-b", "clip-l"}
+    assert set(made.models) == {"flux", "liveportrait", "kokoro", "clip-b", "clip-l"}
     assert made.times_ms.keys() >= {"audio_ms", "image_ms", "video_ms", "clip_ms", "encode_ms"}
 
 

@@ -32,7 +32,7 @@ from vortex.mini.train_text import CLIP_WIDTH, T5_WIDTH, TextEncoders
 from vortex.mini.training import Chance, Report, Schedule, drawn, train
 
 STEPS = 4
-SCHEDULE = Schedule(steps=2200, learning_rate=1.5e-3, ema_steps=150, checkpoint_every=100)
+SCHEDULE = Schedule(steps=3000, learning_rate=1.5e-3, ema_steps=150, checkpoint_every=100)
 DISTILLATION = Schedule(steps=400, learning_rate=3e-4, ema_steps=50, checkpoint_every=100)
 PORTRAITS = 8000
 

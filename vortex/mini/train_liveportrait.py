@@ -38,7 +38,7 @@ from vortex.utils.cancellation import CancellationToken
 from vortex.utils.lipsync import OPEN_EYE_RATIO, WIDEST_MOUTH_RATIO, expression_of
 
 MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
-RENDERING = Schedule(steps=3000, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
+RENDERING = Schedule(steps=4500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
 CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
 FACES = 2000
 FRAMES = 4  # of each face, the first at rest
