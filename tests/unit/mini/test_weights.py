@@ -29,7 +29,7 @@ def figures(mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     directory: Path = tmp_path_factory.mktemp("weights") / "mini"
     shutil.copytree(mini_models / "mini", directory, copy_function=os.symlink)
     shutil.copyfile(WEIGHTS / "judge.safetensors", directory / "judge.safetensors")
-    return evaluate.run(directory, seed=11, device=CPU, count=30, faces=1, say=lambda _: None)
+    return evaluate.run(directory, seed=11, device=CPU, count=30, faces=2, say=lambda _: None)
 
 
 def test_shipped_weights_stay_small() -> None:
