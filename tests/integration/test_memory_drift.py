@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -54,12 +55,12 @@ def memory_after_each(pipeline: VortexPipeline, slots: int) -> tuple[list[int], 
     return tensors, resident
 
 
-# A slot's samples alone take 96 kB, its activations megabytes. What allocators keep back shows in a
-# few slots, and not over many: 16 slots grew by 0.1 MB in all, in November 2026.
+# A slot's samples alone take 96 kB, its activations megabytes. Allocators take more for themselves
+# now and then, in one step; what a slot leaves behind is there after every one.
 @pytest.mark.parametrize(
     ("slots", "most_bytes_a_slot"),
     [
-        (4, 500_000),
+        (6, 500_000),
         pytest.param(100, 50_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
@@ -68,6 +69,5 @@ def test_slots_leave_neither_tensors_nor_memory_behind(
 ) -> None:
     tensors, resident = memory_after_each(pipeline, slots)
     assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
-    part = max(1, slots // 4)
-    growth = median(resident[-part:]) - median(resident[:part])
-    assert growth / slots < most_bytes_a_slot, f"resident bytes after each slot: {resident}"
+    growth = median(after - before for before, after in pairwise(resident))
+    assert growth < most_bytes_a_slot, f"resident bytes after each slot: {resident}"
