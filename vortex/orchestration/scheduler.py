@@ -236,7 +236,8 @@ class SlotScheduler:
         """
         for attempt in range(retries + 1):
             try:
-                with _span(f"slot.{stage} attempt", {"slot.stage": stage, "slot.attempt": attempt}):
+                about: dict[str, str | int] = {"slot.stage": stage, "slot.attempt": attempt + 1}
+                with _span(f"slot.{stage} attempt", about):
                     return await make_coroutine()
             except NOT_RETRIED:
                 raise
@@ -248,7 +249,7 @@ class SlotScheduler:
                     "Stage attempt failed",
                     extra={
                         "stage": stage,
-                        "attempt": attempt,
+                        "attempt": attempt + 1,
                         "error_type": type(error).__name__,
                         "backoff_s": backoff_s,
                     },

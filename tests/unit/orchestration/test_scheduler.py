@@ -584,7 +584,7 @@ async def test_every_stage_and_attempt_is_a_span(monkeypatch: pytest.MonkeyPatch
         assert span.attributes["slot.id"] == 3
 
     attempts = [span for span in spans if span.name == "slot.audio attempt"]
-    assert [(span.attributes or {})["slot.attempt"] for span in attempts] == [0, 1]
+    assert [(span.attributes or {})["slot.attempt"] for span in attempts] == [1, 2]
     assert [(span.attributes or {}).get("error.type") for span in attempts] == ["OSError", None]
     assert {by_id[span.parent.span_id].name for span in attempts if span.parent} == {"slot.audio"}
     assert "the script itself" not in str([span.to_json() for span in spans])
