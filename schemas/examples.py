@@ -59,7 +59,7 @@ def example_events() -> dict[str, ContractModel]:
         "deadline-missed.rejected": _missed(
             MissReason.REJECTED,
             Stage.CLIP,
-            "the self-check failed, and there was no time for another seed",
+            "the self-check failed with 2 of at most 4 seeds",
             Breakdown(
                 queue_ms=8.0,
                 audio_ms=1311.9,
