@@ -56,18 +56,20 @@ def memory_after_each(pipeline: VortexPipeline, slots: int) -> tuple[list[int], 
 
 
 # A slot's samples alone take 96 kB, its activations megabytes. Allocators take more for themselves
-# now and then, in one step; what a slot leaves behind is there after every one.
-@pytest.mark.parametrize(
-    ("slots", "most_bytes_a_slot"),
-    [
-        (6, 500_000),
-        pytest.param(100, 50_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
-    ],
-)
-def test_slots_leave_neither_tensors_nor_memory_behind(
-    slots: int, most_bytes_a_slot: int, pipeline: VortexPipeline
-) -> None:
-    tensors, resident = memory_after_each(pipeline, slots)
+# now and then, in one step: over few slots, what counts is what is there after every one.
+def test_no_slot_leaves_tensors_or_memory_behind(pipeline: VortexPipeline) -> None:
+    tensors, resident = memory_after_each(pipeline, slots=6)
     assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
     growth = median(after - before for before, after in pairwise(resident))
-    assert growth < most_bytes_a_slot, f"resident bytes after each slot: {resident}"
+    assert growth < 500_000, f"resident bytes after each slot: {resident}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_slots_leave_nothing_behind_now_and_then_either(
+    pipeline: VortexPipeline,
+) -> None:
+    tensors, resident = memory_after_each(pipeline, slots=100)
+    assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
+    growth = median(resident[-20:]) - median(resident[:20])
+    assert growth < 80 * 96_000, f"resident bytes after each slot: {resident}"
