@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import yaml
+
+from tests.loopback_server import LoopbackServer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +26,7 @@ class Request:
 
 
 @dataclass
-class HubServer:
+class HubServer(LoopbackServer):
     """Serves repositories at `endpoint` (for HF_ENDPOINT) while its context is open.
 
     Large files are answered as the hub does it: a redirect to a store on another host, with size
@@ -47,32 +46,12 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        """The base URL."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_handler(self))
 
     @property
     def store(self) -> str:
         """The base URL of where large files lie."""
-        return f"http://localhost:{self._server.server_port}/store"
+        return f"http://localhost:{self.port}/store"
 
     def fetched(self, path: str) -> list[str | None]:
         """Return the ranges in which a file was asked for, None for all of it."""

@@ -6,9 +6,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -16,40 +14,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from consumer.telemetry.trace_file import SpanRecord, span_records
+from tests.loopback_server import LoopbackServer
 
 
-class OtlpReceiver:
+class OtlpReceiver(LoopbackServer):
     """Receives spans at `endpoint` (for OTEL_EXPORTER_OTLP_ENDPOINT) while its context is open.
 
     Set `status` to have requests refused with that HTTP status, their spans ignored.
     """
 
     def __init__(self) -> None:
+        super().__init__(_handler(self))
         self.status = 200
         self.request_headers: list[dict[str, str]] = []
         self._spans: list[SpanRecord] = []
         self._changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        """The base URL, without the path of a signal."""
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     def spans(self) -> list[SpanRecord]:
         """Every span received so far."""
