@@ -19,12 +19,7 @@ import torch
 
 from tests.hub_server import REVISION, HubServer, write_catalogue
 from vortex.models.liveportrait import LivePortraitDims
-from vortex.models.liveportrait.appearance import AppearanceExtractor
 from vortex.models.liveportrait.checkpoints import Networks
-from vortex.models.liveportrait.generator import Generator
-from vortex.models.liveportrait.motion_extractor import MotionExtractor
-from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
-from vortex.models.liveportrait.warping import Warping
 from vortex.models.manifest import describe, verify_manifest
 
 VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
@@ -225,15 +220,7 @@ def write_liveportrait(folder: Path) -> None:
     dims = LivePortraitDims.mini()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = Networks(
-            appearance=AppearanceExtractor(dims),
-            motion=MotionExtractor(dims),
-            warping=Warping(dims),
-            generator=Generator(dims),
-            stitching=stitching_network(dims),
-            lip=lip_network(dims),
-            eye=eye_network(dims),
-        )
+        networks = Networks.untrained(dims)
     networks.save(folder, dims)
 
 

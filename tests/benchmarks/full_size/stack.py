@@ -26,12 +26,7 @@ from vortex.models.flux import FluxImage
 from vortex.models.kokoro import KokoroSpeech
 from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.models.liveportrait import LivePortrait
-from vortex.models.liveportrait.appearance import AppearanceExtractor
 from vortex.models.liveportrait.checkpoints import Networks
-from vortex.models.liveportrait.generator import Generator
-from vortex.models.liveportrait.motion_extractor import MotionExtractor
-from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
-from vortex.models.liveportrait.warping import Warping
 from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.models.quantization import quantize
 from vortex.models.stage_models import StageModels
@@ -106,7 +101,7 @@ def flux(scale: Scale, device: torch.device) -> FluxPipeline:
         networks = flux_networks(scale)
     dtype = compute_type(device)
     for name, network in networks.items():
-        network.eval().requires_grad_(requires_grad=False)
+        network.requires_grad_(requires_grad=False)
         method = scale.quantization if name in ("transformer", "text_encoder_2") else "none"
         made: dict[int, nn.Parameter] = {}
         for block in [*_blocks(network), network]:
@@ -173,18 +168,9 @@ def liveportrait(scale: Scale, device: torch.device, dtype: torch.dtype) -> Live
 
 def face_networks(scale: Scale) -> Networks:
     """Return LivePortrait's networks on whatever device is the default one."""
-    dims = scale.liveportrait
-    networks = Networks(
-        appearance=AppearanceExtractor(dims),
-        motion=MotionExtractor(dims),
-        warping=Warping(dims),
-        generator=Generator(dims),
-        stitching=stitching_network(dims),
-        lip=lip_network(dims),
-        eye=eye_network(dims),
-    )
+    networks = Networks.untrained(scale.liveportrait)
     for network in networks:
-        network.eval().requires_grad_(requires_grad=False)
+        network.requires_grad_(requires_grad=False)
     return networks
 
 

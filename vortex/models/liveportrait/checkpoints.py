@@ -92,6 +92,22 @@ class Networks:
             eye=part(_EYE, eye_network),
         )
 
+    @classmethod
+    def untrained(cls, dims: LivePortraitDims) -> Networks:
+        """Return networks with random weights, of torch's global generator."""
+        networks = cls(
+            appearance=AppearanceExtractor(dims),
+            motion=MotionExtractor(dims),
+            warping=Warping(dims),
+            generator=Generator(dims),
+            stitching=stitching_network(dims),
+            lip=lip_network(dims),
+            eye=eye_network(dims),
+        )
+        for network in networks:
+            network.eval()
+        return networks
+
     def save(
         self, directory: Path, dims: LivePortraitDims, *, dtype: torch.dtype = torch.float32
     ) -> None:
