@@ -11,6 +11,7 @@ import json
 import pickle
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from torch import nn
 from vortex.errors import VortexInitializationError
 from vortex.models.liveportrait import LivePortrait, LivePortraitDims, Motion
 from vortex.models.liveportrait.appearance import AppearanceExtractor
-from vortex.models.liveportrait.blocks import channels_last, fold
+from vortex.models.liveportrait.blocks import Conv3d, channels_last, fold
 from vortex.models.liveportrait.checkpoints import Networks, build_strictly
 from vortex.models.liveportrait.generator import Generator
 from vortex.models.liveportrait.motion import degrees_from_bins, rotation_matrix, stitched
@@ -330,6 +331,37 @@ def test_stitching_adds_to_each_keypoint_and_shifts_all_within_the_picture() -> 
     assert torch.equal(corrected, expected.expand(2, -1, -1))
 
 
+# ---- shallow volumes and small frames
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "depth"), [(7, 3), (7, 4), (7, 7), (7, 8), (3, 1), (3, 3), (3, 4), (1, 1)]
+)
+@torch.enable_grad()
+def test_convolution_of_a_volume_is_the_same_however_it_is_computed(
+    kernel_size: int, depth: int
+) -> None:
+    ours = Conv3d(5, 3, kernel_size)
+    reference = nn.Conv3d(5, 3, kernel_size, padding=kernel_size // 2)
+    reference.load_state_dict(ours.state_dict())
+    volume = torch.randn(2, 5, depth, 8, 6, requires_grad=True)
+    outputs = [ours(volume), reference(volume)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(outputs[0])
+    gradients = [
+        torch.autograd.grad(output, [volume, *module.parameters()], weight)
+        for output, module in zip(outputs, (ours, reference), strict=True)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("upscale", [1, 2])
+def test_frames_are_as_many_times_as_large_as_the_dimensions_say(upscale: int) -> None:
+    dims = replace(MINI, upscale=upscale)
+    warped = torch.randn(1, dims.warped_channels, 8, 8)
+    assert Generator(dims)(warped).shape[-2:] == (32 * upscale, 32 * upscale)
+
+
 # ---- loading
 
 
@@ -436,7 +468,7 @@ def _of_other_shape(state: dict[str, Any]) -> None:
 
 
 def _of_other_type(state: dict[str, Any]) -> None:
-    state["fc.bias"] = torch.zeros(64, dtype=torch.int64)
+    state["fc.bias"] = torch.zeros(MINI.generator_channels, dtype=torch.int64)
 
 
 def _with_a_string(state: dict[str, Any]) -> None:
@@ -448,7 +480,7 @@ def _with_a_string(state: dict[str, Any]) -> None:
     [
         (_without_one, "tensor 'up_0.conv_s.weight_v' is missing"),
         (_with_one_more, "tensor 'up_2.conv_0.bias' is not known"),
-        (_of_other_shape, "tensor 'fc.bias' is [7] instead of [64]"),
+        (_of_other_shape, "tensor 'fc.bias' is [7] instead of [48]"),
         (_of_other_type, "tensor 'fc.bias' is torch.int64 instead of torch.float32"),
         (_with_a_string, "'fc.bias' is not a tensor but str"),
     ],

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.models.liveportrait.blocks import NormedConv
+from vortex.models.liveportrait.blocks import Conv3d, NormedConv
 from vortex.models.liveportrait.dims import LivePortraitDims
 
 
@@ -51,9 +51,9 @@ class _ResidualBlock3d(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm3d(channels)
-        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3d(channels, channels, 3)
         self.norm2 = nn.BatchNorm3d(channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = Conv3d(channels, channels, 3)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         change: torch.Tensor = self.conv1(functional.relu(self.norm1(volume)))

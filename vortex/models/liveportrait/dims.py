@@ -21,7 +21,8 @@ class LivePortraitDims:
     What is the same at every size (21 keypoints, 66 bins of an angle) is in `motion`.
 
     Attributes:
-        image_size: pixels, both sides, of the picture that is read; frames are twice as large.
+        image_size: pixels, both sides, of the picture that is read.
+        upscale: frames are this many times as large as the picture that is read.
         appearance_channels: of the first convolution of the appearance extractor.
         appearance_blocks_3d: residual blocks on the feature volume.
         volume_channels: of the feature volume.
@@ -45,6 +46,7 @@ class LivePortraitDims:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     image_size: int = 256
+    upscale: int = 2
     appearance_channels: int = 64
     appearance_blocks_3d: int = 6
     volume_channels: int = 32
@@ -85,23 +87,24 @@ class LivePortraitDims:
     def mini(cls) -> LivePortraitDims:
         """Return dimensions at which a CPU renders many frames of 128x128 a second."""
         return cls(
-            image_size=64,
-            appearance_channels=24,
+            image_size=128,
+            upscale=1,
+            appearance_channels=12,
             appearance_blocks_3d=2,
             volume_channels=16,
-            # Keypoints are Gaussians of a width of 0.1: with fewer planes, they would fall between.
-            volume_depth=4,
+            # One plane in front, one behind, and the middle one, which holds the keypoints.
+            volume_depth=3,
             motion_blocks=(1, 1, 2, 1),
             motion_channels=(24, 48, 96, 128),
-            flow_channels=4,
-            flow_max_channels=32,
-            flow_levels=3,
+            flow_channels=8,
+            flow_max_channels=64,
+            flow_levels=4,
             flow_feature_channels=1,
-            warped_channels=64,
-            generator_channels=64,
-            generator_up_channels=(48, 32),
-            generator_hidden_channels=16,
-            generator_blocks=3,
+            warped_channels=32,
+            generator_channels=48,
+            generator_up_channels=(32, 16),
+            generator_hidden_channels=12,
+            generator_blocks=2,
             stitching_hidden=(64, 64, 32),
             lip_hidden=(32, 32, 16),
             eye_hidden=(32, 32, 16, 16, 16),
@@ -110,7 +113,7 @@ class LivePortraitDims:
     @property
     def output_size(self) -> int:
         """Pixels, both sides, of a rendered frame."""
-        return 2 * self.image_size
+        return self.upscale * self.image_size
 
     @classmethod
     def read(cls, directory: Path) -> LivePortraitDims:

@@ -13,7 +13,7 @@ _NEGATIVE_SLOPE = 0.2
 
 
 class Generator(nn.Module):
-    """Draws frames of eight times the features' height and width."""
+    """Draws frames of four times the features' height and width, or of a multiple of it."""
 
     def __init__(self, dims: LivePortraitDims) -> None:
         super().__init__()
@@ -25,10 +25,10 @@ class Generator(nn.Module):
             self.add_module(name, _SpadeBlock(trunk, trunk, seen, hidden))
         self.up_0 = _SpadeBlock(trunk, first, seen, hidden)
         self.up_1 = _SpadeBlock(first, second, seen, hidden)
-        self.conv_img = nn.Sequential(nn.Conv2d(second, 3 * 2**2, 3, padding=1), nn.PixelShuffle(2))
+        self.conv_img = _drawing(second, dims.upscale)
 
     def forward(self, warped: torch.Tensor) -> torch.Tensor:
-        """Return float32 frames `[n, 3, 8 H, 8 W]` in [0, 1] of features `[n, C, H, W]`."""
+        """Return float32 frames `[n, 3, 4 U H, 4 U W]` in [0, 1] of features `[n, C, H, W]`."""
         warped = like_weights(warped, self.fc)
         features = self.fc(warped)
         for name in self._middle:
@@ -78,6 +78,14 @@ class _Spade(nn.Module):
         hidden = self.mlp_shared(warped)
         scaled: torch.Tensor = plain * (1 + self.mlp_gamma(hidden)) + self.mlp_beta(hidden)
         return scaled
+
+
+def _drawing(channels: int, upscale: int) -> nn.Module:
+    """Return the last convolution, to the pixels of frames `upscale` times as large."""
+    convolution = nn.Conv2d(channels, 3 * upscale**2, 3, padding=1)
+    if upscale == 1:
+        return convolution
+    return nn.Sequential(convolution, nn.PixelShuffle(upscale))
 
 
 def _leaky(features: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.models.liveportrait.blocks import NormedConv, like_weights
+from vortex.models.liveportrait.blocks import Conv3d, NormedConv, like_weights
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.motion import KEYPOINTS
 
@@ -101,7 +101,7 @@ class _DenseMotion(nn.Module):
         self.norm = nn.BatchNorm3d(channels)
         self.hourglass = _Hourglass(dims, _MOTIONS * (channels + 1))
         width = self.hourglass.channels_out
-        self.mask = nn.Conv3d(width, _MOTIONS, 7, padding=3)
+        self.mask = Conv3d(width, _MOTIONS, 7)
         self.occlusion = nn.Conv2d(width * dims.volume_depth, 1, 7, padding=3)
 
     def forward(
