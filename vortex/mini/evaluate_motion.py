@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Performance:
         frames = max(1, int(speech.duration_s * fps))
         expressions = ["neutral"]
         motion = drive(speech, fps, frames, expressions, seed)
-        portrait = torch.from_numpy(draw(face, size=SIZE).copy()).permute(2, 0, 1)[None] / 255.0
+        portrait = _as_tensor([draw(face, size=SIZE)]) / 255.0
         batches = LivePortraitAnimator(model).animate(
             portrait,
             speech,
@@ -61,13 +62,15 @@ class Performance:
         poses = [Pose.read(*one) for one in zip(motion.expression, motion.angles, strict=True)]
         return cls(face, poses, motion.openings, torch.cat(list(batches)))
 
+    @cached_property
+    def drawn(self) -> torch.Tensor:
+        """Drawings of the same motion, uint8 `[T, 3, SIZE, SIZE]`."""
+        return _as_tensor([draw(self.face, pose.drawn(), SIZE) for pose in self.poses])
+
     def psnr_db(self) -> float:
         """Return the mean peak signal-to-noise ratio against drawings of the same motion."""
-        errors = [
-            np.square((_pixels(frame) - draw(self.face, pose.drawn(), SIZE)) / 255.0).mean()
-            for frame, pose in zip(self.rendered, self.poses, strict=True)
-        ]
-        return float(np.mean(-10 * np.log10(errors)))
+        errors = (self.rendered.float() - self.drawn.float()).div(255).square().mean(dim=(1, 2, 3))
+        return float((-10 * errors.log10()).mean())
 
     def seen_openings(self) -> NDArray[np.float64]:
         """Return how far the mouth is open in the pixels, `[T]` from 0 to 1.
@@ -89,11 +92,10 @@ class Performance:
             seen.append(_CANDIDATES[int(np.argmin(np.mean(errors, axis=(1, 2, 3))))])
         return np.array(seen)
 
-    def share_unchanged(self, judge: Judge) -> dict[str, float]:
+    def share_unchanged(self, judge: Judge, frames: torch.Tensor) -> dict[str, float]:
         """Return for each attribute in how many frames it is judged as in the portrait."""
-        at_rest = torch.from_numpy(draw(self.face, size=SIZE).copy()).permute(2, 0, 1)[None]
-        (first,) = judge.opinions(at_rest)
-        opinions = judge.opinions(self.rendered)
+        (first,) = judge.opinions(_as_tensor([draw(self.face, size=SIZE)]))
+        opinions = judge.opinions(frames)
         return {
             name: float(np.mean([some[name] == value for some in opinions]))
             for name, value in first.items()
@@ -117,7 +119,11 @@ def correlations(first: NDArray[Any], second: NDArray[Any]) -> dict[int, float]:
 
 
 def figures(performances: Sequence[Performance], judge: Judge) -> dict[str, Any]:
-    """Return what all performances show, as the means over them."""
+    """Return what all performances show, as the means over them.
+
+    Whether a face stays who it is, is judged on drawings of the same motion too: what changes in
+    these is the judge's own error.
+    """
     by_lag = []
     closed, asked_closed = 0, 0
     for performance in performances:
@@ -127,18 +133,28 @@ def figures(performances: Sequence[Performance], judge: Judge) -> dict[str, Any]
         closed += int((seen[shut] < 0.1).sum())
         asked_closed += int(shut.sum())
     mean = {lag: float(np.mean([some[lag] for some in by_lag])) for lag in by_lag[0]}
-    unchanged = [performance.share_unchanged(judge) for performance in performances]
+    unchanged = {
+        "identity": [each.share_unchanged(judge, each.rendered) for each in performances],
+        "identity_of_drawings": [each.share_unchanged(judge, each.drawn) for each in performances],
+    }
     return {
         "psnr_db": round(float(np.mean([some.psnr_db() for some in performances])), 2),
         "lips_correlation": round(mean[0], 3),
         "lips_lag_frames": max(mean, key=mean.__getitem__),
         "closed_when_asked": round(closed / max(1, asked_closed), 3),
-        "identity": {
-            name: round(float(np.mean([some[name] for some in unchanged])), 3)
-            for name in unchanged[0]
+        **{
+            key: {
+                name: round(float(np.mean([some[name] for some in shares])), 3)
+                for name in shares[0]
+            }
+            for key, shares in unchanged.items()
         },
     }
 
 
 def _pixels(frame: torch.Tensor) -> NDArray[np.float64]:
     return frame.permute(1, 2, 0).numpy().astype(np.float64)
+
+
+def _as_tensor(pictures: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

@@ -15,8 +15,8 @@ from vortex.mini.faces import ATTRIBUTES, Attributes, Face
 from vortex.mini.train_clip import shrunk
 from vortex.mini.training import Chance, Report, Schedule, drawn, train
 
-SCHEDULE = Schedule(steps=1200, learning_rate=3e-3, ema_steps=50, checkpoint_every=300)
-PORTRAITS = 6000
+SCHEDULE = Schedule(steps=4000, learning_rate=3e-3, ema_steps=100, checkpoint_every=300)
+PORTRAITS = 12000
 
 _BATCH = 48
 _NOISE = 0.08

@@ -26,6 +26,7 @@ from vortex.utils.lipsync import (
 
 _WIDEST_EYES = 0.12  # change of the eyes' ratio
 _REST_SHARE = 0.1
+_TO_MIDDLE = -0.41  # a face's own displacement of its keypoints in z, before the scale
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,15 @@ def true_motion(shapes: list[Shape], poses: list[Pose]) -> Keypoints:
     """Return what a perfect motion extractor says of drawn faces."""
     count = len(shapes)
     canonical = np.stack([_canonical(shape) for shape in shapes])
+    # LivePortrait's Gaussians are 0.1 wide: in a volume of three planes only keypoints near the
+    # middle one, at z = 0, are seen. That is where a face at rest holds them.
+    expressions = np.stack([pose.expression() for pose in poses])
+    expressions[..., 2] += _TO_MIDDLE
     angles = [(pose.pitch_deg, pose.yaw_deg, pose.roll_deg) for pose in poses]
     x, y = ZOOM * PIVOT[0], ZOOM * (PIVOT[1] + HEAD_Y)
     return Keypoints(
         keypoints=torch.tensor(canonical, dtype=torch.float32),
-        expression=torch.from_numpy(np.stack([pose.expression() for pose in poses])),
+        expression=torch.from_numpy(expressions),
         scale=torch.full((count, 1), ZOOM),
         translation=torch.tensor([[x, y, 0.0]], dtype=torch.float32).repeat(count, 1),
         angles=torch.tensor(angles, dtype=torch.float32),

@@ -38,21 +38,23 @@ from vortex.utils.cancellation import CancellationToken
 from vortex.utils.lipsync import OPEN_EYE_RATIO, WIDEST_MOUTH_RATIO, expression_of
 
 MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
-RENDERING = Schedule(steps=4500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
+RENDERING = Schedule(steps=5500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
 CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
-FACES = 2000
+FACES = 2500
 FRAMES = 4  # of each face, the first at rest
 UNSEEN_FACES = 100
 
 _MOTION_BATCH = 32
-_SOURCES, _DRIVINGS = 5, 2
+_SOURCES, _DRIVINGS = 4, 2
 _FROM_REST_SHARE = 0.7
 _BLUR, _NOISE = 0.8, 0.04  # a generated portrait is less sharp than a drawn one
 _JITTER = 0.004  # of true keypoints: those that are read are not exact
 _EDGE_WEIGHT = 1.0
-_PART_WEIGHT, _PART_RADIUS = 40.0, 0.09  # lips and eyes count as much as all the rest
+_PART_RADIUS = 0.09
+# Lips and eyes first, then all the rest too: their weight, by the progress of the run.
+_PROGRESS, _PART_WEIGHT = (1 / 3, 2 / 3, 5 / 6), (40.0, 12.0, 3.0)
 _PARTS = (6, 12, 14, 17, 19, 20, 11, 13, 15, 16)
-_KEYPOINT_GAIN, _PART_GAIN, _SUM_GAIN = 4.0, 20.0, 0.04
+_KEYPOINT_GAIN, _PART_GAIN, _SUM_GAIN = 2.0, 8.0, 0.04
 _SHIFT = 0.06
 
 _AnyLesson = TypeVar("_AnyLesson", bound=Lesson)
@@ -219,15 +221,12 @@ class Rendering:
         there = placed[chosen[:, None], others]
         jitter = _JITTER * chance.normal(here)  # the same for all frames of a face
         driving = (there + jitter.unsqueeze(1)).flatten(0, 1).to(self._device)
-        # Gradients of 3-D convolutions in bfloat16 are not finite on a CPU (torch 2.14.1).
-        with torch.autocast(self._device.type, enabled=False):
-            prepared = self.warping.prepare(
-                self.appearance(source), (here + jitter).to(self._device)
-            )
-            warped = self.warping(prepared, driving).features
+        prepared = self.warping.prepare(self.appearance(source), (here + jitter).to(self._device))
+        warped = self.warping(prepared, driving).features
         drawn = self.generator(warped)
         wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
-        weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1])
+        more = float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
+        weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1], more)
         error = weight.unsqueeze(1) * (drawn - wanted)
         total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
         return total
@@ -321,15 +320,15 @@ def _worn(pixels: torch.Tensor, chance: Chance) -> torch.Tensor:
     return worn.clamp(0, 1)
 
 
-def _part_weights(placed: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the weight of each pixel, `[n, size, size]`, more around lips and eyes; mean 1."""
+def _part_weights(placed: torch.Tensor, size: int, more: float) -> torch.Tensor:
+    """Return the weight of each pixel, `[n, size, size]`, more at lips and eyes; its mean is 1."""
     axis = torch.linspace(-1, 1, size, device=placed.device)
     x, y, _ = placed[:, list(_PARTS)].unbind(-1)
     near_x, near_y = (
         torch.exp(-0.5 * ((axis - centre.unsqueeze(-1)) / _PART_RADIUS) ** 2) for centre in (x, y)
     )
     near = torch.einsum("nky,nkx->nkyx", near_y, near_x)
-    weight: torch.Tensor = 1 + _PART_WEIGHT * near.amax(dim=1)
+    weight: torch.Tensor = 1 + more * near.amax(dim=1)
     return weight / weight.mean(dim=(1, 2), keepdim=True)
 
 
@@ -348,7 +347,9 @@ def psnr_db(model: LivePortrait, frames: Frames) -> tuple[float, float]:
         source = model.prepare(pictures[:1].float() / 255.0)
         one = slice(number * FRAMES, (number + 1) * FRAMES)
         own = Motion(*(getattr(frames.motion, name)[one] for name in vars(frames.motion)))
-        driving = model.drive(source, expression=own.expression[1:], angles=own.angles[1:])
+        driving = model.drive(
+            source, expression=own.expression[1:] - own.expression[:1], angles=own.angles[1:]
+        )
         seen = model.render(source, driving, batch_frames=FRAMES, token=token).float() / 255.0
         for pixels, ratios in ((seen, rendered), (pictures[:1].float() / 255.0, still)):
             ratios.append(-10 * (pixels - wanted).square().mean(dim=(1, 2, 3)).log10())

@@ -62,3 +62,9 @@ def test_pressed_lips_are_drawn_closed_and_driven_further() -> None:
     pressed = Pose(lips=-0.07)
     assert pressed.drawn().mouth_open == 0.0
     assert pressed.expression()[LOWER_LIP, 1] < 0.0
+
+
+@pytest.mark.parametrize("turned", [Pose(), Pose(yaw_deg=14.0), Pose(pitch_deg=8.0)])
+def test_lips_and_lids_are_seen_on_the_middle_plane_of_the_volume(turned: Pose) -> None:
+    z = true_motion([face(0).shape], [turned]).placed()[0, [LOWER_LIP, *LIDS], 2]
+    assert torch.all(torch.exp(-0.5 * (z / 0.1) ** 2) > 0.6)  # of their Gaussians in `warping`

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vortex.models.liveportrait import LivePortraitDims
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 
 CPU = torch.device("cpu")
-DIMS = LivePortraitDims.mini()
+DIMS = replace(LivePortraitDims.mini(), image_size=64)
 
 
 @cache

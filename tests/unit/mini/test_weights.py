@@ -9,7 +9,7 @@ import torch
 
 from vortex.mini import evaluate
 from vortex.mini.drawing import draw
-from vortex.mini.faces import Face
+from vortex.mini.faces import ATTRIBUTES, Face
 from vortex.models.flux import FluxImage
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.mini import shipped_weights
@@ -26,24 +26,20 @@ WEIGHTS = shipped_weights()
 def figures(mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output: Path = tmp_path_factory.mktemp("evaluation")
     (output / "kokoro").symlink_to(mini_models / "mini" / "kokoro")
-    return evaluate.run(WEIGHTS, output, seed=11, device=CPU, count=30, faces=2, say=lambda _: None)
+    return evaluate.run(
+        WEIGHTS, output, seed=evaluate.SEED, device=CPU, count=30, say=lambda _: None
+    )
 
 
 def test_shipped_weights_stay_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 25_000_000
 
 
-ATTRIBUTES_SEEN_WELL = [
-    "person", "skin", "hair_colour", "eyewear", "facial_hair", "headwear", "garment",
-    "coat_colour", "background",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("attribute", ATTRIBUTES_SEEN_WELL)
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_portraits_show_what_held_out_prompts_ask_for(
     figures: dict[str, Any], attribute: str
 ) -> None:
-    assert figures["attributes"][attribute] >= 0.8
+    assert figures["attributes"][attribute] >= 0.9
 
 
 @pytest.mark.parametrize("encoder", ["clip-b", "clip-l", "ensemble"])
@@ -53,7 +49,7 @@ def test_self_check_tells_a_videos_own_prompt_from_others(
     measured = figures["self_check"][encoder]
     assert measured["area_under_curve"] >= 0.95
     assert measured["mismatched_rejected"] >= 0.9
-    assert measured["matched_rejected"] <= 0.2
+    assert measured["matched_rejected"] <= 0.1
 
 
 def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]) -> None:
@@ -61,17 +57,16 @@ def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]
 
 
 def test_mouth_in_the_pixels_opens_as_the_phonemes_ask(figures: dict[str, Any]) -> None:
-    assert figures["motion"]["lips_correlation"] >= 0.7
+    assert figures["motion"]["lips_correlation"] >= 0.8
     assert abs(figures["motion"]["lips_lag_frames"]) <= 1
     assert figures["motion"]["closed_when_asked"] >= 0.9
 
 
-# What a face in motion is too soft for, such as the rim of glasses, is left out.
-@pytest.mark.parametrize(
-    "attribute", ["person", "skin", "hair_colour", "headwear", "coat_colour", "background"]
-)
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_who_it_is_stays_the_same_through_a_video(figures: dict[str, Any], attribute: str) -> None:
-    assert figures["motion"]["identity"][attribute] >= 0.95
+    # Outlines of hair are softer in motion than in the portrait.
+    least = 0.9 if attribute == "hair_style" else 0.95
+    assert figures["motion"]["identity"][attribute] >= least
 
 
 def test_lips_are_opened_as_far_as_wished_whatever_they_do_in_the_picture() -> None:
