@@ -1,6 +1,7 @@
-"""Records a real `vortex demo` beside this file.
+"""Records, beside this file, what the README shows.
 
-`demo.svg` is the terminal at its end, `demo.png` the contact sheet of its videos.
+`demo.svg` is the terminal at the end of a real `vortex demo`, `demo.png` the contact sheet of its
+videos, `slot-time.svg` the terminal after `make bench-slot`.
 """
 
 from __future__ import annotations
@@ -18,32 +19,38 @@ from rich.text import Text
 
 COLUMNS = 84
 FONT_FACE = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # rich would fetch a font from the web
+HERE = Path(__file__).parent
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        done = subprocess.run(
-            [Path(sys.executable).with_name("vortex"), "demo"],
-            cwd=directory,
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-            env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)},
-        )
-        shown = done.stdout.replace(directory, "~")
-        sheet = Path(directory) / "demo-output" / "sheet.png"
-        shutil.copyfile(sheet, Path(__file__).with_name("demo.png"))
+        shown = _run([str(Path(sys.executable).with_name("vortex")), "demo"], Path(directory))
+        shutil.copyfile(Path(directory) / "demo-output" / "sheet.png", HERE / "demo.png")
+    shown = shown.replace(directory, "~")
+    # Without the progress that the terminal has overwritten.
+    _save(shown[shown.rindex("What became of") :], "vortex demo", HERE / "demo.svg")
+    shown = _run([sys.executable, "-m", "tests.benchmarks.slot_time"], HERE.parent)
+    _save(shown, "make bench-slot", HERE / "slot-time.svg")
+
+
+def _run(command: list[str], directory: Path) -> str:
+    """Return what a command prints into a terminal."""
+    return subprocess.run(
+        command,
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)},
+    ).stdout
+
+
+def _save(shown: str, title: str, path: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(Text.from_ansi(_last_screen(shown)))
-    svg = FONT_FACE.sub("", console.export_svg(title="vortex demo"))
+    console.print(Text.from_ansi(shown))
+    svg = FONT_FACE.sub("", console.export_svg(title=title))
     # Not every viewer takes the no-break spaces between columns for what they are.
-    svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1)
-    Path(__file__).with_name("demo.svg").write_text(svg, encoding="utf-8")
-
-
-def _last_screen(shown: str) -> str:
-    """Leave out the progress that the terminal has overwritten."""
-    return shown[shown.rindex("What became of") :]
+    path.write_text(svg.replace("<svg ", '<svg xml:space="preserve" ', 1), encoding="utf-8")
 
 
 if __name__ == "__main__":

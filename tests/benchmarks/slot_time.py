@@ -1,12 +1,11 @@
 """How long a slot of the profile `mini` takes, and which stage the time goes to: `make bench-slot`.
 
 Six seconds at 12 frames a second and 128x128, from the tick's recipe to the stored MP4, without a
-GPU. Prints medians, and fails if they come to more than the bound. `--svg FILE` keeps the picture.
+GPU. Prints medians, and fails if they come to more than the bound.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import platform
@@ -14,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -36,23 +34,18 @@ _BESIDE = "image"  # runs beside audio, which takes longer
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--svg", type=Path)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as artifacts:
         os.environ["VORTEX__ARTIFACTS__URL"] = artifacts
         os.environ["VORTEX__DEVICE__NAME"] = "cpu"
         times_ms, totals_s = asyncio.run(_measure(WorkerConfig.load()))
     total_s = median(totals_s)
-    console = Console(record=True, width=76)
+    console = Console(width=76)
     console.print(
         f"A slot of 6 s on {os.cpu_count()} cores ({platform.machine()}, no GPU), median of"
         f" {SLOTS}: {total_s:.1f} s, bound {LONGEST_S:.0f} s",
         highlight=False,
     )
     console.print(_picture(times_ms))
-    if arguments.svg:
-        arguments.svg.write_text(console.export_svg(title="make bench-slot"), encoding="utf-8")
     return 0 if total_s <= LONGEST_S else 1
 
 
