@@ -27,8 +27,8 @@ from vortex.models.quantization import (
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 CPU = torch.device("cpu")
-# Measured: 23.0 and 24.5 dB. Networks as small as these have few weights to average errors over;
-# with random weights it is 35 dB. Another seed's picture is at 12 dB.
+# Measured: 22.0 to 23.9 dB. Networks as small as these have few weights to average errors over;
+# with random weights it is 35 dB. Another seed's picture is at 10 to 12 dB.
 LEAST_PSNR_DB = 21.0
 
 
@@ -141,7 +141,9 @@ def load(mini_models: Path) -> Callable[..., FluxImage]:
 
 
 def draw(flux: FluxImage, prompt: str, seed: int = 1) -> torch.Tensor:
-    return flux.generate(prompt, width=64, height=64, steps=4, seed=seed, token=CancellationToken())
+    return flux.generate(
+        prompt, width=128, height=128, steps=4, seed=seed, token=CancellationToken()
+    )
 
 
 def psnr_db(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -158,7 +160,7 @@ def test_flux_in_nf4_draws_nearly_the_same_picture(
         picture = draw(rounded, prompt)
         assert psnr_db(picture, draw(exact, prompt)) > LEAST_PSNR_DB
         assert torch.equal(draw(rounded, prompt), picture)
-        assert psnr_db(picture, draw(exact, prompt, seed=2)) < LEAST_PSNR_DB - 6
+        assert psnr_db(picture, draw(exact, prompt, seed=3)) < LEAST_PSNR_DB - 6
 
 
 @pytest.mark.models
