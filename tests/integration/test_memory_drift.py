@@ -24,7 +24,7 @@ RECIPE: dict[str, Any] = {
     "audio_track": {"script": "Good evening."},
     "visual_track": {"prompt": "a clown"},
 }
-WARM_UP_SLOTS = 4
+WARM_UP_SLOTS = 12  # an allocator needs some until it has all that it keeps
 
 
 @pytest.fixture
