@@ -183,13 +183,14 @@ def test_stop_ends_even_a_frozen_broker_and_removes_its_directory(temporary: Pat
 
 def test_no_broker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
-        "import threading, time; from consumer.kafka.embedded import EmbeddedKafka\n"
+        "import sys, threading; from consumer.kafka.embedded import EmbeddedKafka\n"
         # The thread that starts the broker ends at once, the process later.
         "thread = threading.Thread(target=EmbeddedKafka().start)\n"
-        "thread.start(); thread.join(); print('ready', flush=True); time.sleep(60)"
+        "thread.start(); thread.join(); print('ready', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as owner:

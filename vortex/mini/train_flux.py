@@ -193,6 +193,7 @@ def run(
     The first lesson alone is saved as `directory/flux-teacher`.
     """
     vae = AutoencoderKL.from_pretrained(directory / "vae").to(device).eval()
+    vae.register_to_config(_name_or_path="vae")  # else the directory's path would be shipped
     faces, latents = _lessons(directory, vae, seed, portraits, device, say)
     torch.manual_seed(seed)  # modules initialise from the global generator
     lesson = FlowMatching(faces, latents, device)
