@@ -18,6 +18,9 @@ from consumer.config import KafkaConfig
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Largest record that is handed to a broker; the topic's own limit is usually lower."""
 
+MAX_BATCH_BYTES = 16 * 1024
+"""Records of one topic partition travel together up to this size; a larger one travels alone."""
+
 _aiokafka_logger = logging.getLogger("aiokafka")
 
 
@@ -59,7 +62,8 @@ def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
         **_connection(config, client_id),
         group_id=config.group_id,
         enable_auto_commit=False,
-        auto_offset_reset="earliest",
+        # Every claim seeks. A position outside the log is an error, rather than moved silently.
+        auto_offset_reset="none",
         isolation_level="read_committed",
         # One assignor, or workers of mixed versions cannot agree on any.
         partition_assignment_strategy=[RangePartitionAssignor],
@@ -79,6 +83,7 @@ def make_producer(
         transactional_id=transactional_id,
         transaction_timeout_ms=_ms(config.transaction_timeout_s),
         acks="all",
+        max_batch_size=MAX_BATCH_BYTES,
         max_request_size=MAX_RECORD_BYTES,
     )
 

@@ -6,24 +6,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import replace
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import (
-    InvalidProducerEpoch,
-    MessageSizeTooLargeError,
-    ProducerFenced,
-)
+from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from consumer.config import KafkaConfig
 from consumer.job import Decision, TickKey
 from consumer.kafka.ledger import CommitPoint, PartitionLedger
-from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
+from consumer.kafka.publisher import (
+    OutgoingRecord,
+    RecordsTooLargeError,
+    StaleClaimError,
+    TransactionalPublisher,
+)
 from consumer.telemetry import propagation, semconv
 
-MAX_BATCH = 500
+# Of one transaction: what a broker takes well within the time limit of a transaction.
+MAX_TRANSACTION_RECORDS = 500
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 
@@ -35,7 +38,8 @@ class Partition:
     """Owns the only way by which outcomes of one input partition reach Kafka.
 
     One task runs through two states for ever. *Claiming*: start the producer, which shuts out any
-    other owner, read what is committed, drop what others have published, seek there. *Publishing*:
+    other owner, read what is committed, drop what others have published, seek there. What is
+    committed never goes back: an answer below one that was seen before is refused. *Publishing*:
     write decisions and offsets, as many as there are in one transaction. Any error, and any new
     assignment, leads back to claiming. Ticks at work survive that: they are adopted, not run again.
 
@@ -74,6 +78,7 @@ class Partition:
         self._on_ready = on_ready
         self._on_past = on_past
         self._ledger = PartitionLedger(CommitPoint(0, frozenset()))
+        self._committed_seen = -1
         self._reading = False
         self._at_work: set[int] = set()
         self._decided: dict[int, Decision] = {}
@@ -81,6 +86,12 @@ class Partition:
         self._assignment = 0
         self._changed = asyncio.Event()
         self._failures = 0
+        self._one_at_a_time = False
+
+    @property
+    def position(self) -> int:
+        """The offset from which reading goes on."""
+        return self._ledger.position
 
     @property
     def wants_ticks(self) -> bool:
@@ -118,6 +129,10 @@ class Partition:
         self._at_work.add(offset)
         return True
 
+    def skip_to(self, offset: int) -> None:
+        """Take note that Kafka has no records below an offset any more."""
+        self._ledger.skip_to(offset)
+
     def decide(self, decision: Decision) -> None:
         """Have the decision published; ignored if the tick is no longer ours to decide."""
         offset = decision.key.offset
@@ -144,9 +159,9 @@ class Partition:
             await self._assigned.wait()
             assignment = self._assignment
             try:
-                point = await self._publisher.start(self._config.request_timeout_s)
-                if point is None:
-                    point = await self._beginning()
+                committed = await self._publisher.start(self._config.request_timeout_s)
+                self._refuse_stale(committed)
+                point = await self._beginning() if committed is None else committed
             except Exception as error:  # noqa: BLE001 - the other partitions go on in any case
                 logger.warning(
                     "Partition not claimed yet",
@@ -158,6 +173,14 @@ class Partition:
             if self._assigned.is_set() and assignment == self._assignment:
                 self._start_from(point)
                 return assignment
+
+    def _refuse_stale(self, committed: CommitPoint | None) -> None:
+        offset = -1 if committed is None else committed.offset
+        if offset < self._committed_seen:
+            raise StaleClaimError(
+                f"committed offset {offset} is below {self._committed_seen}, which was seen before"
+            )
+        self._committed_seen = offset
 
     async def _beginning(self) -> CommitPoint:
         async with asyncio.timeout(self._config.request_timeout_s):
@@ -200,14 +223,28 @@ class Partition:
             await self._changed.wait()
             self._changed.clear()
             while self._decided and assignment == self._assignment:
-                batch = dict(islice(self._decided.items(), MAX_BATCH))
+                batch = self._next_batch()
                 try:
                     await self._publish(batch)
-                except Exception as error:  # noqa: BLE001 - any error leaves the commit in doubt
-                    if isinstance(error, MessageSizeTooLargeError):
-                        self._shorten_largest(batch)
+                except RecordsTooLargeError as error:
+                    self._shorten(batch, error)
                     await self._leave_producer(error)
                     return
+                except Exception as error:  # noqa: BLE001 - any error leaves the commit in doubt
+                    await self._leave_producer(error)
+                    return
+
+    def _next_batch(self) -> dict[int, Decision]:
+        batch: dict[int, Decision] = {}
+        size_bytes = 0
+        for offset, decision in self._decided.items():
+            size_bytes += _record(decision).size_bytes
+            if batch and (self._one_at_a_time or size_bytes > MAX_TRANSACTION_BYTES):
+                break
+            batch[offset] = decision
+            if len(batch) == MAX_TRANSACTION_RECORDS:
+                break
+        return batch
 
     async def _publish(self, batch: dict[int, Decision]) -> None:
         point = self._ledger.commit_point(batch)
@@ -215,8 +252,10 @@ class Partition:
             await self._publisher.publish(records, point, self._config.publish_timeout_s)
         self._failures = 0
         self._ledger.committed(point, batch)
+        self._committed_seen = max(self._committed_seen, point.offset)
         for offset in batch:
             self._decided.pop(offset).span.end()
+        self._one_at_a_time = self._one_at_a_time and bool(self._decided)
         self._on_ready()
 
     @contextmanager
@@ -237,12 +276,12 @@ class Partition:
                 ),
             )
             spans.append(span)
-            headers = list(decision.headers)
+            record = _record(decision)
             if decision.carries_trace:
+                headers = list(record.headers)
                 propagation.inject(headers, trace.set_span_in_context(span, decision.context))
-            records.append(
-                OutgoingRecord(decision.topic, decision.record_key, decision.value, headers)
-            )
+                record = replace(record, headers=headers)
+            records.append(record)
         try:
             yield records
         except BaseException as error:
@@ -253,21 +292,32 @@ class Partition:
             for span in spans:
                 span.end()
 
-    def _shorten_largest(self, batch: dict[int, Decision]) -> None:
-        """Take the shorter form of the decision that must have been too large."""
-        sizes = {
-            offset: len(decision.value or b"")
-            for offset, decision in batch.items()
-            if decision.smaller is not None
-        }
-        if not sizes:
-            return
-        offset = max(sizes, key=sizes.__getitem__)
-        self._decided[offset] = self._decided[offset].smaller or self._decided[offset]
-        logger.warning(
-            "Record is too large for its topic, and is written without its content",
-            extra={**self._fields, "offset": offset, "bytes": sizes[offset]},
-        )
+    def _shorten(self, batch: dict[int, Decision], error: RecordsTooLargeError) -> None:
+        """Replace what its topic refused by its shorter form, and nothing else.
+
+        What waits for the same topic and is at least as large would be refused as well.
+        """
+        offsets = list(batch)
+        for refused in (batch[offsets[index]] for index in error.refused):
+            size_bytes = _record(refused).size_bytes
+            for offset, decision in self._decided.items():
+                found_bytes = _record(decision).size_bytes
+                if decision.topic != refused.topic or found_bytes < size_bytes:
+                    continue
+                if decision.smaller is None:
+                    logger.error(
+                        "Outcome is too large for its topic, and cannot be shortened; raise the"
+                        " topic's max.message.bytes",
+                        extra={**self._fields, "offset": offset, "bytes": found_bytes},
+                    )
+                    continue
+                self._decided[offset] = decision.smaller
+                self._failures = 0
+                logger.warning(
+                    "Record is too large for its topic, and is written without its content",
+                    extra={**self._fields, "offset": offset, "bytes": found_bytes},
+                )
+        self._one_at_a_time = not error.refused
 
     async def _leave_producer(self, error: Exception) -> None:
         """Stop using the producer after an error, before the partition is claimed again."""
@@ -296,3 +346,7 @@ class Partition:
     @property
     def _fields(self) -> dict[str, str | int]:
         return {"topic": self.partition.topic, "partition": self.partition.partition}
+
+
+def _record(decision: Decision) -> OutgoingRecord:
+    return OutgoingRecord(decision.topic, decision.record_key, decision.value, decision.headers)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.config import KafkaConfig
-from consumer.kafka.clients import make_producer
+from consumer.kafka.clients import MAX_BATCH_BYTES, make_producer
 from consumer.kafka.done_map import decode_done
 from consumer.kafka.ledger import CommitPoint
 
@@ -31,6 +33,29 @@ class OutgoingRecord:
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of key, value and headers, as Kafka packs them."""
+        return int(DefaultRecordBatchBuilder.size_of(self.key, self.value, list(self.headers)))
+
+
+class RecordsTooLargeError(Exception):
+    """A topic refused records for their size; the transaction was not committed."""
+
+    def __init__(self, refused: Collection[int]) -> None:
+        """Name the refused records.
+
+        Args:
+            refused: indices of records that are certainly too large. Empty if several small ones
+                shared the batch that was refused: then any of them may be.
+        """
+        super().__init__(f"records too large for their topic: {sorted(refused) or 'not known yet'}")
+        self.refused = frozenset(refused)
+
+
+class StaleClaimError(Exception):
+    """The brokers' answers do not fit together; the claim must start over."""
+
 
 class TransactionalPublisher:
     """The transactional producer of one input partition.
@@ -43,24 +68,20 @@ class TransactionalPublisher:
     not. `start` a new one and look at what is committed.
     """
 
-    def __init__(
-        self,
-        config: KafkaConfig,
-        partition: TopicPartition,
-        admin: AIOKafkaAdminClient,
-        *,
-        client_id: str,
-    ) -> None:
+    def __init__(self, config: KafkaConfig, partition: TopicPartition, *, client_id: str) -> None:
         self._config = config
         self._partition = partition
-        self._admin = admin
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self, timeout_s: float) -> CommitPoint | None:
         """Shut out any earlier owner of the partition, then return what is committed for it.
 
-        The order matters: only after the fence can the committed offset not change any more.
+        The order matters: only after the fence can the committed offset not change any more. And
+        the fence alone is not enough: it is a write at the transaction coordinator, while the
+        committed offset is read at the group coordinator, which may have been deposed without
+        noticing (frozen, then thawed) and then answers from old memory. So the read is preceded by
+        a barrier at the same broker, see `_pass_barrier`.
 
         Returns:
             None if the group has never committed an offset of this partition.
@@ -68,6 +89,7 @@ class TransactionalPublisher:
         Raises:
             TimeoutError: the brokers did not answer in time.
             KafkaError: they refused.
+            StaleClaimError: a coordinator changed meanwhile.
             DoneMapError: the committed metadata is of a version that is not known.
         """
         await self.stop()
@@ -75,11 +97,13 @@ class TransactionalPublisher:
         self._producer = make_producer(
             self._config,
             client_id=f"{self._client_id}-{topic}-{partition}",
-            transactional_id=f"{group}-{topic}-{partition}",
+            # A slash cannot be part of a topic's name, so no two inputs share an id.
+            transactional_id=f"{group}/{topic}/{partition}",
         )
         async with asyncio.timeout(timeout_s):
             await self._producer.start()
-            return await self._read_committed()
+            group_coordinator = await self._pass_barrier(self._producer)
+            return await self._read_committed(self._producer, group_coordinator)
 
     async def publish(
         self, records: Sequence[OutgoingRecord], point: CommitPoint, timeout_s: float
@@ -88,6 +112,7 @@ class TransactionalPublisher:
 
         Raises:
             TimeoutError: no answer in time; the transaction may have gone through.
+            RecordsTooLargeError: a topic takes no records of this size.
             KafkaError: refused; after an error in the commit it may have gone through.
         """
         producer = self._producer
@@ -95,14 +120,7 @@ class TransactionalPublisher:
             raise RuntimeError("the publisher is not started")
         async with asyncio.timeout(timeout_s):
             await producer.begin_transaction()
-            deliveries = [
-                await producer.send(
-                    record.topic, _value_of(record), record.key, headers=list(record.headers)
-                )
-                for record in records
-            ]
-            # aiokafka's commit flushes, but does not fail when a delivery failed.
-            await asyncio.gather(*deliveries)
+            await _deliver(producer, records)
             offset = OffsetAndMetadata(point.offset, point.metadata)
             await producer.send_offsets_to_transaction(
                 {self._partition: offset}, self._config.group_id
@@ -120,19 +138,80 @@ class TransactionalPublisher:
             logger.warning("Producer did not stop cleanly", extra={"reason": repr(error)})
             await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
 
-    async def _read_committed(self) -> CommitPoint | None:
-        offsets = await self._admin.list_consumer_group_offsets(
-            self._config.group_id, partitions=[self._partition]
+    async def _pass_barrier(self, producer: AIOKafkaProducer) -> int:
+        """Have the group's real coordinator append an offset, abort that, and return its node id.
+
+        The append needs a quorum of replicas, so a broker that was deposed cannot answer it,
+        whatever it believes. Everything that was committed before lies before it in that broker's
+        log. The abort takes it back: nothing is changed.
+        """
+        fenced_by = _coordinator(producer, CoordinationType.TRANSACTION)
+        await producer.begin_transaction()
+        await producer.send_offsets_to_transaction(
+            {self._partition: OffsetAndMetadata(0, "")}, self._config.group_id
         )
-        # While the group's coordinator moves, the admin client returns an empty answer, which must
-        # not be taken for "nothing is committed".
-        committed = offsets.get(self._partition)
-        if committed is None:
-            raise KafkaError(f"no answer about the committed offset of {self._partition}")
-        if committed.offset < 0:
+        appended_by = _coordinator(producer, CoordinationType.GROUP)
+        await producer.abort_transaction()
+        if _coordinator(producer, CoordinationType.TRANSACTION) != fenced_by:
+            raise StaleClaimError("the transaction coordinator changed during the claim")
+        return appended_by
+
+    async def _read_committed(
+        self, producer: AIOKafkaProducer, group_coordinator: int
+    ) -> CommitPoint | None:
+        topic, partition = self._partition
+        answer = await producer.client.send(
+            group_coordinator,
+            OffsetFetchRequest(self._config.group_id, [(topic, [partition])]),
+            group=ConnectionGroup.COORDINATION,
+        )
+        for code in (answer.error_code, *(each[3] for _, found in answer.topics for each in found)):
+            if code != 0:
+                raise StaleClaimError(f"committed offset not read: {for_code(code).__name__}")
+        [(_, [(_, offset, metadata, _)])] = answer.topics
+        if offset < 0:
             return None
-        done = decode_done(committed.offset, committed.metadata or "")
-        return CommitPoint(committed.offset, frozenset(done))
+        return CommitPoint(offset, frozenset(decode_done(offset, metadata or "")))
+
+
+async def _deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord]) -> None:
+    """Send the records and wait for the brokers to have each of them.
+
+    Raises:
+        RecordsTooLargeError: a topic refused some for their size.
+        KafkaError: another error of the first record that has one.
+    """
+    deliveries: list[asyncio.Future[object]] = []
+    for index, record in enumerate(records):
+        try:
+            delivery = await producer.send(
+                record.topic, _value_of(record), record.key, headers=list(record.headers)
+            )
+        except MessageSizeTooLargeError as error:  # over the client's own limit
+            await asyncio.gather(*deliveries, return_exceptions=True)
+            raise RecordsTooLargeError([index]) from error
+        deliveries.append(delivery)
+    # aiokafka's commit flushes, but does not fail when a delivery failed.
+    answers = await asyncio.gather(*deliveries, return_exceptions=True)
+    refused = [i for i, each in enumerate(answers) if isinstance(each, MessageSizeTooLargeError)]
+    if refused:
+        # A broker refuses whole batches, and only records below the batch size share one.
+        alone = [i for i in refused if records[i].size_bytes >= MAX_BATCH_BYTES]
+        raise RecordsTooLargeError(refused if len(records) == 1 else alone)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+
+
+def _coordinator(producer: AIOKafkaProducer, kind: CoordinationType) -> int:
+    """Return the node that answered the last request to a coordinator.
+
+    aiokafka keeps it to itself; looking it up again could name another node.
+    """
+    node = producer._sender._coordinators.get(kind)
+    if node is None:
+        raise StaleClaimError(f"the {kind.name.lower()} coordinator changed during the claim")
+    return int(node)
 
 
 def _value_of(record: OutgoingRecord) -> bytes | None:

@@ -10,11 +10,15 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import MessageSizeTooLargeError
 
 from consumer.kafka.clients import make_admin, make_plain_producer, make_reader
 from consumer.kafka.ledger import CommitPoint
-from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
+from consumer.kafka.publisher import (
+    OutgoingRecord,
+    RecordsTooLargeError,
+    TransactionalPublisher,
+)
+from consumer.kafka.topics import create_topics
 from consumer.results import DeadLetter
 from schemas import MAX_TICK_BYTES
 from tests.engines import Script, ScriptedEngine
@@ -59,17 +63,15 @@ async def test_outcome_and_offset_are_committed_together_or_not_at_all(
     lane = await make_lane()
     results = lane.config.topics.results
     (emitted,) = await lane.emit([tick(1)])
-    admin = make_admin(lane.config, client_id="test")
     publisher = TransactionalPublisher(
-        lane.config, TopicPartition(emitted.topic, 0), admin, client_id="test"
+        lane.config, TopicPartition(emitted.topic, 0), client_id="test"
     )
     outcome = OutgoingRecord(results, b"1", b"outcome", [])
     too_large = OutgoingRecord(results, b"1", bytes(2 * 1024 * 1024), [])
     point = CommitPoint(1, frozenset())
-    await admin.start()
     try:
         assert await publisher.start(10) is None
-        with pytest.raises(MessageSizeTooLargeError):
+        with pytest.raises(RecordsTooLargeError):
             await publisher.publish([outcome, too_large], point, 10)
         await publisher.stop()
         assert await values_of(lane, results, "read_uncommitted") == [b"outcome"]
@@ -82,7 +84,6 @@ async def test_outcome_and_offset_are_committed_together_or_not_at_all(
         assert await lane.committed() == 1
     finally:
         await publisher.stop()
-        await admin.close()
 
 
 async def test_worker_serves_every_tick_and_commits_past_the_last(make_lane: MakeLane) -> None:
@@ -260,3 +261,32 @@ async def test_dead_letter_too_large_for_its_topic_says_where_the_tick_is(
     assert not letter.value
     assert letter.source.offset == 0
     assert "left out" in letter.reason
+
+
+async def test_groups_and_topics_whose_names_run_together_do_not_fence_each_other(
+    make_lane: MakeLane,
+) -> None:
+    lane = await make_lane()
+    topic = lane.config.topics.ticks
+    admin = make_admin(lane.config, client_id="test")
+    await create_topics(admin, {f"b-{topic}": 1})
+    publishers = []
+    for group, ticks in (("a-b", topic), ("a", f"b-{topic}")):
+        topics = lane.config.topics.model_copy(update={"ticks": ticks})
+        config = lane.config.model_copy(update={"group_id": group, "topics": topics})
+        publishers.append(
+            TransactionalPublisher(config, TopicPartition(ticks, 0), client_id="test")
+        )
+    point = CommitPoint(1, frozenset())
+    try:
+        for publisher in publishers:
+            assert await publisher.start(10) is None
+        for number, publisher in enumerate(publishers):
+            value = b"outcome %d" % number
+            outcome = OutgoingRecord(lane.config.topics.results, b"1", value, [])
+            await publisher.publish([outcome], point, 10)
+    finally:
+        for publisher in publishers:
+            await publisher.stop()
+    values = await values_of(lane, lane.config.topics.results, "read_committed")
+    assert values == [b"outcome 0", b"outcome 1"]

@@ -1,0 +1,189 @@
+"""A group coordinator that was frozen past its session, on thaw, answers from old memory.
+
+On three real brokers: claims that wait on such a coordinator must not believe it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+
+from consumer.config import KafkaConfig
+from consumer.kafka.clients import make_reader
+from consumer.kafka.embedded import EmbeddedKafka
+from consumer.kafka.ledger import CommitPoint
+from consumer.kafka.publisher import OutgoingRecord, StaleClaimError, TransactionalPublisher
+from consumer.kafka.topics import create_topics
+from tests.lane import Lane
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+CLAIMS = 60
+PLAIN_READS = 20
+FREEZE_TIMEOUT_S = 40.0
+CLAIM_TIMEOUT_S = 90.0
+OUTCOME_POINT = CommitPoint(1, frozenset())
+
+Lookup = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[EmbeddedKafka]:
+    with EmbeddedKafka(nodes=3) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def client_of(servers: str) -> AsyncIterator[AIOKafkaClient]:
+    client = AIOKafkaClient(bootstrap_servers=servers, request_timeout_ms=30_000)
+    await client.bootstrap()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def find_coordinator(client: AIOKafkaClient, node: int, group: str) -> int:
+    answer = await client.send(node, FindCoordinatorRequest(group, CoordinationType.GROUP))
+    return int(answer.coordinator_id) if answer.error_code == 0 else -1
+
+
+async def lane_of(cluster: EmbeddedKafka) -> Lane:
+    names = ("frozen.ticks", "frozen.results", "frozen.dead-letter")
+    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
+    await create_topics(
+        admin,
+        dict(zip(names, (CLAIMS, 3, 1), strict=True)),
+        replication_factor=3,
+        configs={"min.insync.replicas": "2"},
+        timeout_s=60,
+    )
+    return Lane.of(cluster.bootstrap_servers, *names)
+
+
+async def claim(publisher: TransactionalPublisher) -> CommitPoint | None:
+    """Claim as a partition does: start over until it works."""
+    end_s = time.monotonic() + CLAIM_TIMEOUT_S
+    while True:
+        try:
+            return await publisher.start(20)
+        except (KafkaError, StaleClaimError, TimeoutError):
+            assert time.monotonic() < end_s, "the claim did not succeed in time"
+            await asyncio.sleep(0.1)
+
+
+async def answer_unless_committed(config: KafkaConfig, number: int, owner: str) -> bool:
+    """Claim a partition, and publish the outcome of its tick 0 if none is; return whether so."""
+    partition = TopicPartition(config.topics.ticks, number)
+    publisher = TransactionalPublisher(config, partition, client_id=owner)
+    try:
+        if await claim(publisher) is not None:
+            return False
+        outcome = OutgoingRecord(config.topics.results, b"%d" % number, owner.encode(), [])
+        await publisher.publish([outcome], OUTCOME_POINT, 20)
+        return True
+    finally:
+        await publisher.stop()
+
+
+async def plain_read(client: AIOKafkaClient, config: KafkaConfig, node: int, number: int) -> int:
+    """Read a committed offset where a broker says that it is, without a barrier."""
+    coordinator = await find_coordinator(client, node, config.group_id)
+    request = OffsetFetchRequest(config.group_id, [(config.topics.ticks, [number])])
+    answer = await client.send(coordinator, request)
+    [(_, [(_, offset, _, error)])] = answer.topics
+    return int(offset) if error == 0 else CommitPoint(1, frozenset()).offset
+
+
+async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offset(
+    cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = await lane_of(cluster)
+    config = lane.config
+    async with client_of(cluster.bootstrap_servers) as old_friend:
+        frozen = await find_coordinator(old_friend, 0, config.group_id)
+        while frozen < 0:  # its log is being created
+            await asyncio.sleep(0.2)
+            frozen = await find_coordinator(old_friend, 0, config.group_id)
+        assert await find_coordinator(old_friend, frozen, config.group_id) == frozen
+        others = [node for node in range(3) if node != frozen]
+        addresses = [cluster._nodes[node].address for node in others]
+        awake = config.model_copy(update={"bootstrap_servers": ",".join(addresses)})
+
+        os.kill(cluster._nodes[frozen].pid, signal.SIGSTOP)
+        try:
+            async with client_of(awake.bootstrap_servers) as client:
+                end_s = time.monotonic() + FREEZE_TIMEOUT_S
+                while await find_coordinator(client, others[0], config.group_id) not in others:
+                    assert time.monotonic() < end_s, "the group has no new coordinator"
+                    await asyncio.sleep(0.2)
+            # The rightful owner of each partition answers its tick, at the new coordinator.
+            answered = [
+                await answer_unless_committed(awake, number, "owner") for number in range(CLAIMS)
+            ]
+            assert all(answered)
+
+            _ask_for_groups_at(frozen, cluster, old_friend, monkeypatch)
+            plain = [
+                asyncio.create_task(plain_read(old_friend, config, frozen, number))
+                for number in range(PLAIN_READS)
+            ]
+            claims = [
+                asyncio.create_task(answer_unless_committed(awake, number, "claimer"))
+                for number in range(CLAIMS)
+            ]
+            await asyncio.sleep(5)  # until all of them wait on the frozen one
+            assert not any(task.done() for task in [*plain, *claims])
+        finally:
+            os.kill(cluster._nodes[frozen].pid, signal.SIGCONT)
+        offsets = await asyncio.gather(*plain)
+        second = await asyncio.gather(*claims)
+
+    # The trap works: who does without the barrier reads what was committed before the freeze.
+    assert Counter(offsets)[-1] > 0
+    assert not any(second)
+    assert await outcomes_of(lane) == {b"%d" % number: 1 for number in range(CLAIMS)}
+
+
+def _ask_for_groups_at(
+    node: int, cluster: EmbeddedKafka, friend: AIOKafkaClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have every client ask this node where a group's coordinator is, as chance may have it."""
+    lookup: Lookup = AIOKafkaClient.coordinator_lookup
+    broker = friend.cluster.broker_metadata(node)
+
+    async def ask(self: AIOKafkaClient, kind: CoordinationType, key: str) -> int:
+        if kind is not CoordinationType.GROUP:
+            return await lookup(self, kind, key)
+        self.cluster._brokers.setdefault(node, broker)
+        return await find_coordinator(friend, node, key)
+
+    monkeypatch.setattr(AIOKafkaClient, "coordinator_lookup", ask)
+
+
+async def outcomes_of(lane: Lane) -> Counter[bytes]:
+    """Count the committed outcomes by key."""
+    reader = make_reader(lane.config, lane.config.topics.results, client_id="test")
+    await reader.start()
+    counted: Counter[bytes] = Counter()
+    try:
+        end_s = time.monotonic() + 3
+        while time.monotonic() < end_s:
+            for records in (await reader.getmany(timeout_ms=500)).values():
+                counted.update(record.key for record in records)
+    finally:
+        await reader.stop()
+    return counted
