@@ -28,6 +28,9 @@ def read_tick(record: ConsumerRecord) -> SlotTick:
     Raises:
         UnreadableTickError: the record belongs to the dead letters.
     """
+    for name, _ in record.headers:
+        if _escaped(name) != name:
+            raise UnreadableTickError(f"the header name {_escaped(name)[:60]!r} is not UTF-8")
     value = record.value
     if value is None:
         raise UnreadableTickError("the record has no value")
@@ -48,8 +51,9 @@ def dead_letter(
 ) -> Decision:
     """Return the decision to put a record among the dead letters, as it came.
 
-    Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names). A
-    topic that takes no record of this size gets these headers alone, which say where the record is.
+    Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names).
+    Only a header name that is not UTF-8 cannot be written as it is; its bytes are escaped.
+    A topic that takes no record of this size gets the added headers alone, which say where it is.
     """
     described = _error_headers(record, reason, group_id)
     too_large = f"{reason}; left out here, as the record is too large for {topic}"
@@ -64,7 +68,7 @@ def dead_letter(
         **common,
         record_key=record.key,
         value=record.value,
-        headers=[*record.headers, *described],
+        headers=[*((_escaped(name), value) for name, value in record.headers), *described],
         smaller=Decision(
             **common,
             record_key=None,
@@ -72,6 +76,11 @@ def dead_letter(
             headers=_error_headers(record, too_large, group_id),
         ),
     )
+
+
+def _escaped(name: str) -> str:
+    """Return a header's name with bytes that are no UTF-8 (surrogates in it) as `\\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _error_headers(record: ConsumerRecord, reason: str, group_id: str) -> list[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -26,11 +26,11 @@ from consumer.job import Arrival, Decision, Job, TickKey
 from consumer.kafka.clients import connecting, make_admin, make_consumer
 from consumer.kafka.partition import Partition
 from consumer.kafka.publisher import TransactionalPublisher
+from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from schemas import WorkerInfo
 
-POLL_TIMEOUT_MS = 200
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
@@ -71,7 +71,9 @@ class Worker:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._standing: Mapping[TopicPartition, Fault] = {}
         self._queue_full = False
+        self._open_to_ticks = True
         self._stop_requested = asyncio.Event()
 
     @property
@@ -79,6 +81,11 @@ class Worker:
         """Whether ticks are read and a slot could be started now."""
         reading = any(partition.wants_ticks for partition in self._partitions.values())
         return reading and self._dispatcher.engine_ready and not self._stop_requested.is_set()
+
+    @property
+    def standing(self) -> Mapping[TopicPartition, Fault]:
+        """The partitions whose next record cannot be read, and why."""
+        return self._standing
 
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
@@ -93,6 +100,8 @@ class Worker:
             EngineStartError: the engine cannot start.
         """
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
+        self._reader = TickReader(self._consumer, self._receive)
+        self._standing = self._reader.standing
         self._admin = make_admin(self._config, client_id=self.worker_id)
         try:
             await self._connect()
@@ -125,17 +134,15 @@ class Worker:
     async def _poll(self) -> None:
         while not self._stop_requested.is_set():
             self._update_flow()
-            room = max(1, self._config.queue_limit - len(self._dispatcher.queue))
+            room = self._config.queue_limit - len(self._dispatcher.queue)
+            owners = dict(self._partitions) if self._open_to_ticks else {}
             try:
-                fetched = await self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=room)
+                await self._reader.poll(owners, max(1, room))
             except KafkaError as error:
                 logger.warning("Ticks cannot be read", extra={"reason": repr(error)})
                 await asyncio.sleep(POLL_BACKOFF_S)
-                continue
-            for partition, records in fetched.items():
-                self._receive(partition, records)
 
-    def _receive(self, partition: TopicPartition, records: list[ConsumerRecord]) -> None:
+    def _receive(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         owner = self._partitions.get(partition)
         if owner is None:
             return
@@ -182,13 +189,20 @@ class Worker:
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
         try:
             tick = read_tick(record)
-        except UnreadableTickError as error:
+            job = Job.of(key, tick, arrival, span, context)
+        except Exception as error:
+            expected = isinstance(error, UnreadableTickError)
+            reason = str(error) if expected else f"failed to read it: {type(error).__name__}"
             semconv.record_failure(span, error)
-            logger.warning("Tick is unreadable", extra={**fields, "reason": str(error)})
+            logger.warning(
+                "Tick is unreadable",
+                extra={**fields, "reason": reason},
+                exc_info=None if expected else error,
+            )
             self._publish(
                 dead_letter(
                     record,
-                    str(error),
+                    reason,
                     topic=self._config.topics.dead_letter,
                     group_id=self._config.group_id,
                     span=span,
@@ -198,7 +212,6 @@ class Worker:
             return
         span.set_attribute(semconv.SLOT_ID, tick.slot_id)
         span.set_attribute(semconv.SLOT_CHANNEL, tick.channel)
-        job = Job.of(key, tick, arrival, span, context)
         logger.info(
             "Tick received",
             extra={
@@ -214,11 +227,11 @@ class Worker:
         waiting = len(self._dispatcher.queue)
         # Two marks, so that a queue at its limit does not pause and resume for every slot.
         self._queue_full = waiting >= self._config.queue_limit / (2 if self._queue_full else 1)
-        open_to_ticks = not self._queue_full and not self._stop_requested.is_set()
+        self._open_to_ticks = not self._queue_full and not self._stop_requested.is_set()
         paused = self._consumer.paused()
         for partition in self._consumer.assignment():
             owner = self._partitions.get(partition)
-            wanted = open_to_ticks and owner is not None and owner.wants_ticks
+            wanted = self._open_to_ticks and owner is not None and owner.wants_ticks
             if wanted and partition in paused:
                 self._consumer.resume(partition)
             elif not wanted and partition not in paused:
@@ -261,7 +274,7 @@ class Worker:
             partition,
             self._config,
             self._consumer,
-            TransactionalPublisher(self._config, partition, self._admin, client_id=self.worker_id),
+            TransactionalPublisher(self._config, partition, client_id=self.worker_id),
             client_id=self.worker_id,
             on_ready=self._update_flow,
             on_past=self._dispatcher.drop,
@@ -270,6 +283,7 @@ class Worker:
         self._tasks[partition] = asyncio.create_task(owner.run())
 
     def _give_up(self, partition: TopicPartition) -> None:
+        self._reader.forget(partition)
         for offset in self._partitions.pop(partition).at_work():
             self._dispatcher.drop(TickKey(partition.topic, partition.partition, offset))
         task = self._tasks.pop(partition)

@@ -39,6 +39,11 @@ class PartitionLedger:
         self._done = set(committed.done)
 
     @property
+    def position(self) -> int:
+        """The offset from which reading goes on: all below were read, or are not there."""
+        return self._position
+
+    @property
     def span(self) -> int:
         """How far reading is ahead of the lowest unfinished offset."""
         return self._position - self._lowest_unfinished(self._unfinished, self._done)
@@ -58,6 +63,10 @@ class PartitionLedger:
             return False
         self._unfinished.add(offset)
         return True
+
+    def skip_to(self, offset: int) -> None:
+        """Take note that Kafka has no records between the position and an offset."""
+        self._position = max(self._position, offset)
 
     def commit_point(self, finishing: Iterable[int]) -> CommitPoint:
         """Return what to commit if these offsets are finished by the same transaction."""

@@ -1,0 +1,341 @@
+"""Reads ticks partition by partition, so that one that cannot be read never harms another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+)
+from aiokafka.structs import ConsumerRecord
+
+from consumer.kafka.tolerant_fetch import fetch_tolerantly
+
+WAIT_MS = 50
+WARY_S = 1.0
+WARY_WAIT_S = 0.01
+ANSWER_TIMEOUT_S = 2.0
+FIRST_RETRY_S = 0.5
+MAX_RETRY_S = 10.0
+MAX_REASON_CHARS = 200
+
+# What the client raises about one partition; its other errors come from the brokers or the group.
+# That a partition has no committed offset is no error here, since every claim seeks.
+PARTITION_ERRORS = (
+    CorruptRecordException,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+)
+
+# The name of no topic: a poll for it alone leaves every partition's buffer as it is.
+_NOWHERE = TopicPartition("", 0)
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[TopicPartition, Sequence[ConsumerRecord]], None]
+
+
+class InputPartition(Protocol):
+    """What the reader needs of a partition's owner."""
+
+    @property
+    def position(self) -> int:
+        """The offset from which reading goes on."""
+
+    @property
+    def wants_ticks(self) -> bool:
+        """Whether it may be read now."""
+
+    def skip_to(self, offset: int) -> None:
+        """Take note that Kafka has no records below an offset."""
+
+
+class ReaderDiedError(Exception):
+    """The client's background task has ended: nothing will ever be read again."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a partition stands still."""
+
+    offset: int
+    """The first offset that cannot be read."""
+    reason: str
+    retry_at_s: float
+    """Monotonic seconds."""
+    retry_after_s: float
+    """How long it waits until `retry_at_s`."""
+
+
+@dataclass(frozen=True)
+class _Cursor:
+    """Where the last read of a partition ended."""
+
+    client: int | None
+    """The client's position; may lie behind transaction markers, which are no records."""
+    owner: int
+    """The owner's position: one above the last record."""
+
+
+class TickReader:
+    """Polls a consumer for the partitions that want ticks, each by itself and in turn.
+
+    The client's position is believed only where this reader left it: a poll that raises has already
+    moved it, for other partitions too, past records that nobody saw. After an error every partition
+    goes on from its owner's position.
+
+    A partition whose next batch cannot be decoded stands still alone, and is tried again from time
+    to time: another replica may have the batch whole.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, receive: Receive) -> None:
+        """Create a reader that reads nothing until `poll` is called.
+
+        Args:
+            consumer: a group's member, started before the first poll.
+            receive: called with records that follow the owner's position without a gap, except
+                where Kafka itself has one; must take them in at once.
+        """
+        self._consumer = consumer
+        self._receive = receive
+        self._cursors: dict[TopicPartition, _Cursor] = {}
+        self._faults: dict[TopicPartition, Fault] = {}
+        self._turn = 0
+        self._wary_until_s = 0.0
+
+    @property
+    def standing(self) -> Mapping[TopicPartition, Fault]:
+        """The partitions that cannot be read at present."""
+        return self._faults
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Drop what is known of a partition that is no longer read here."""
+        self._cursors.pop(partition, None)
+        self._faults.pop(partition, None)
+
+    async def poll(self, owners: Mapping[TopicPartition, InputPartition], room: int) -> None:
+        """Read each partition that wants ticks; wait for a moment if none has any.
+
+        Args:
+            owners: the assigned partitions.
+            room: the most records to take in.
+
+        Raises:
+            ReaderDiedError: nothing will ever be read again.
+            KafkaError: brokers or group do not let us read at present.
+        """
+        fetching = self._consumer._fetcher.error_future  # aiokafka does not tell otherwise
+        if fetching.done():
+            raise ReaderDiedError("the Kafka client has stopped fetching") from (
+                None if fetching.cancelled() else fetching.exception()
+            )
+        now_s = time.monotonic()
+        wanted = [
+            partition
+            for partition, owner in owners.items()
+            if owner.wants_ticks
+            and (partition not in self._faults or self._faults[partition].retry_at_s <= now_s)
+        ]
+        try:
+            if await self._poll_each(wanted, owners, room):
+                return
+            if now_s < self._wary_until_s:
+                await asyncio.sleep(WARY_WAIT_S)
+            else:
+                await self._poll_all(wanted, owners, room)
+        except Exception:
+            self._cursors.clear()
+            raise
+
+    async def _poll_each(
+        self,
+        wanted: Sequence[TopicPartition],
+        owners: Mapping[TopicPartition, InputPartition],
+        room: int,
+    ) -> bool:
+        """Drain what the client has fetched; return whether there was anything."""
+        before = room
+        self._turn += 1
+        start = self._turn % max(1, len(wanted))
+        for done, partition in enumerate([*wanted[start:], *wanted[:start]]):
+            # The room is shared out, so that one backlog does not hide the others' deadlines.
+            share = -(-room // (len(wanted) - done))
+            if share > 0 and owners[partition].wants_ticks:
+                room -= await self._poll_one(partition, owners[partition], share)
+        return room < before
+
+    async def _poll_one(self, partition: TopicPartition, owner: InputPartition, room: int) -> int:
+        position = owner.position
+        try:
+            await self._keep_in_step(partition, owner)
+            fetched = await self._consumer.getmany(partition, timeout_ms=0, max_records=room)
+        except (IllegalStateError, NoOffsetForPartitionError):  # taken away, or just assigned
+            return 0
+        except OffsetOutOfRangeError:
+            self._cursors.clear()
+            await self._find_log(partition, owner)
+            return 0
+        except Exception as error:
+            if _is_of_the_whole(error):
+                raise
+            self._cursors.clear()
+            return await self._poll_tolerantly(partition, owner, room, error)
+        return await self._take(partition, owner, position, fetched.get(partition, ()))
+
+    async def _poll_all(
+        self,
+        wanted: Sequence[TopicPartition],
+        owners: Mapping[TopicPartition, InputPartition],
+        room: int,
+    ) -> None:
+        """Wait until any partition has records, and take in a few of them."""
+        if not wanted:
+            await self._consumer.getmany(_NOWHERE, timeout_ms=WAIT_MS)
+            return
+        positions = {partition: owners[partition].position for partition in wanted}
+        try:
+            fetched = await self._consumer.getmany(
+                *wanted, timeout_ms=WAIT_MS, max_records=max(1, room // len(wanted))
+            )
+        except Exception as error:
+            if _is_of_the_whole(error):
+                raise
+            # Which partition it was shows when each is polled by itself, for a while by all means:
+            # what is fetched again is not there at once.
+            self._cursors.clear()
+            self._wary_until_s = time.monotonic() + WARY_S
+            return
+        for partition, records in fetched.items():
+            await self._take(partition, owners[partition], positions[partition], records)
+
+    async def _take(
+        self,
+        partition: TopicPartition,
+        owner: InputPartition,
+        position: int,
+        records: Sequence[ConsumerRecord],
+    ) -> int:
+        """Hand records on that were polled with the owner at `position`; return how many.
+
+        Nothing in here waits, so no rebalance comes between the poll and the owner.
+        """
+        client = await self._client_position(partition)
+        if client is None or owner.position != position or not owner.wants_ticks:
+            self._cursors.pop(partition, None)  # given up or claimed again meanwhile
+            return 0
+        if records and not self._hand_on(partition, owner, records):
+            return 0
+        self._cursors[partition] = _Cursor(client, owner.position)
+        return len(records)
+
+    def _hand_on(
+        self, partition: TopicPartition, owner: InputPartition, records: Sequence[ConsumerRecord]
+    ) -> bool:
+        """Return whether the owner has taken the records in."""
+        self._receive(partition, records)
+        if owner.position <= records[-1].offset:
+            self._cursors.pop(partition, None)
+            return False
+        if (fault := self._faults.pop(partition, None)) is not None:
+            logger.info("Partition is read again", extra=_fields(partition, fault.offset))
+        return True
+
+    # --- the client's position --------------------------------------------------------------
+
+    async def _keep_in_step(self, partition: TopicPartition, owner: InputPartition) -> None:
+        """Have the client go on where its owner stands, unless it does."""
+        cursor = _Cursor(await self._client_position(partition), owner.position)
+        if self._cursors.get(partition) != cursor:
+            self._consumer.seek(partition, owner.position)
+            self._cursors[partition] = _Cursor(owner.position, owner.position)
+
+    async def _find_log(self, partition: TopicPartition, owner: InputPartition) -> None:
+        """Go on where the log begins now, if it begins behind the owner's position."""
+        position = owner.position
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                start = (await self._consumer.beginning_offsets([partition]))[partition]
+        except (KafkaError, TimeoutError) as error:
+            self._stand_still(partition, position, _reason(error))
+            return
+        if owner.position != position:
+            return
+        if start > position:
+            logger.error(
+                "Ticks were deleted by their topic's retention before they were read",
+                extra={**_fields(partition, position), "next_offset": start},
+            )
+            owner.skip_to(start)
+        else:
+            self._stand_still(partition, position, "the log ends before this offset")
+
+    async def _client_position(self, partition: TopicPartition) -> int | None:
+        """Return the client's position, None if it has none yet; never waits."""
+        try:
+            async with asyncio.timeout(0):
+                return int(await self._consumer.position(partition))
+        except TimeoutError:
+            return None
+
+    # --- what cannot be read ----------------------------------------------------------------
+
+    async def _poll_tolerantly(
+        self, partition: TopicPartition, owner: InputPartition, room: int, error: Exception
+    ) -> int:
+        """Read on as far as the data allows, after the client has failed to; return how many."""
+        position = owner.position
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                fetched = await fetch_tolerantly(
+                    self._consumer._client, partition, position, max_records=room
+                )
+        except (KafkaError, TimeoutError) as unanswered:
+            self._stand_still(partition, position, _reason(unanswered))
+            return 0
+        if owner.position != position or not owner.wants_ticks:
+            return 0
+        if not fetched.records:
+            reason = _reason(fetched.error or error)
+            self._stand_still(partition, max(position, fetched.next_offset), reason)
+            return 0
+        return len(fetched.records) if self._hand_on(partition, owner, fetched.records) else 0
+
+    def _stand_still(self, partition: TopicPartition, offset: int, reason: str) -> None:
+        before = self._faults.get(partition)
+        if before is None or (before.offset, before.reason) != (offset, reason):
+            logger.error(
+                "Partition stands still: its next record cannot be read",
+                extra={**_fields(partition, offset), "reason": reason},
+            )
+            retry_after_s = FIRST_RETRY_S
+        else:
+            retry_after_s = min(2 * before.retry_after_s, MAX_RETRY_S)
+        retry_at_s = time.monotonic() + retry_after_s
+        self._faults[partition] = Fault(offset, reason, retry_at_s, retry_after_s)
+
+
+def _is_of_the_whole(error: Exception) -> bool:
+    """Whether an error of the client's is about brokers or group, and not about one partition."""
+    return isinstance(error, KafkaError) and not isinstance(error, PARTITION_ERRORS)
+
+
+def _fields(partition: TopicPartition, offset: int) -> dict[str, str | int]:
+    return {"topic": partition.topic, "partition": partition.partition, "offset": offset}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_CHARS]
