@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 
 
 class StageCancelled(Exception):  # noqa: N818 - it is an outcome, not a failure
@@ -18,6 +20,8 @@ class CancellationToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._on_cancel: list[Callable[[], None]] = []
 
     @property
     def cancelled(self) -> bool:
@@ -26,7 +30,30 @@ class CancellationToken:
 
     def cancel(self) -> None:
         """Ask the work to stop at its next step; asking twice does no harm."""
-        self._event.set()
+        with self._lock:
+            self._event.set()
+            calls, self._on_cancel = self._on_cancel, []
+        for call in calls:
+            call()
+
+    @contextlib.contextmanager
+    def calling(self, call: Callable[[], None]) -> Iterator[None]:
+        """Within this, `cancel` calls something that stops work which cannot poll.
+
+        It is called once, in the thread that cancels, or here if that has happened already; it
+        must not block or raise, and may still be running when this is left.
+        """
+        with self._lock:
+            cancelled = self._event.is_set()
+            if not cancelled:
+                self._on_cancel.append(call)
+        if cancelled:
+            call()
+        try:
+            yield
+        finally:
+            with self._lock, contextlib.suppress(ValueError):  # gone, once it was called
+                self._on_cancel.remove(call)
 
     def raise_if_cancelled(self) -> None:
         """Return at once while the work may go on.

@@ -8,6 +8,7 @@ import pytest
 
 from vortex.errors import InvalidRecipeError
 from vortex.models.kokoro import SAMPLE_RATE_HZ, SpeechStream, TimedPhoneme
+from vortex.models.kokoro.limits import Fitting
 from vortex.models.kokoro.stream import Said
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
@@ -39,7 +40,11 @@ def stream(say: Sayer, script: str = SCRIPT, **changes: Any) -> SpeechStream:
         "max_duration_s": 30.0,
         "token": CancellationToken(),
     }
-    return SpeechStream(script, say, **{**settings, **changes})
+    return SpeechStream(script, say, fit_all, **{**settings, **changes})
+
+
+def fit_all(sentence: str, seconds: float) -> Fitting:  # noqa: ARG001 - it bounds nothing
+    return Fitting(sentence, whole=True)
 
 
 def test_sentence_is_made_when_it_is_asked_for_and_no_sooner() -> None:

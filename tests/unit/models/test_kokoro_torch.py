@@ -107,14 +107,15 @@ def test_samples_and_durations_are_those_of_the_library(
         waveform, durations = library.forward_with_tokens(
             torch.tensor([[0, *TOKENS, 0]]), torch.from_numpy(style), 1.1
         )
-    ours, our_durations = backend.run(TOKENS, "af_heart", 1.1)
+    ours, our_durations = backend.run(TOKENS, "af_heart", 1.1, token=CancellationToken())
     assert np.array_equal(our_durations, durations.numpy())
     np.testing.assert_allclose(ours, waveform.numpy(), atol=1e-5 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize(("count", "tempo"), [(1, 1.0), (20, 0.5), (510, 2.0)])
 def test_durations_add_up_to_the_samples(backend: TorchBackend, count: int, tempo: float) -> None:
-    waveform, durations = backend.run([43 + i % 60 for i in range(count)], VOICES[0], tempo)
+    tokens = [43 + i % 60 for i in range(count)]
+    waveform, durations = backend.run(tokens, VOICES[0], tempo, token=CancellationToken())
     assert (waveform.dtype, waveform.ndim) == (np.float32, 1)
     assert (durations.dtype, durations.shape) == (np.int64, (count + 2,))
     assert durations.min() >= 1

@@ -66,6 +66,19 @@ def test_token_raises_only_after_it_was_cancelled() -> None:
         token.raise_if_cancelled()
 
 
+def test_cancel_calls_what_is_to_be_stopped_once_and_only_while_it_runs() -> None:
+    calls: list[str] = []
+    token = CancellationToken()
+    with token.calling(lambda: calls.append("ended before")):
+        pass
+    with token.calling(lambda: calls.append("running")):
+        token.cancel()
+        token.cancel()
+    with token.calling(lambda: calls.append("too late")):
+        pass
+    assert calls == ["running", "too late"]
+
+
 async def test_result_comes_from_a_thread_of_the_pool(threads: StageThreads) -> None:
     name = await threads.run(lambda token: threading.current_thread().name)
     assert name.startswith("vortex-stage")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vortex.errors import VortexInitializationError
+from vortex.utils.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     import torch
@@ -32,18 +33,24 @@ class KokoroBackend(Protocol):
     def voices(self) -> tuple[str, ...]:
         """The names of the voices, sorted."""
 
-    def run(self, tokens: Sequence[int], voice: str, tempo: float) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Speak tokens; same arguments, same samples.
 
         Args:
             tokens: one to 510, without the markers of begin and end.
             voice: one of `voices`.
             tempo: 1 is the voice's own, 2 twice as fast.
+            token: stops the run between two operations of the network.
 
         Returns:
             The waveform, float32 `[samples]`, mono at 24 kHz; and how long each token sounds,
             int64 `[tokens + 2]`, with the two markers, in units of 600 samples, of which the
             waveform is the sum.
+
+        Raises:
+            StageCancelled: the token was cancelled; the next run is as any other.
         """
 
 

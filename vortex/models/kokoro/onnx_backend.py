@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from kokoro_onnx.config import DEFAULT_VOCAB
 from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.backend import ONNX_FILE
 from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices, style_of
+from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 _INPUTS = {"tokens", "style", "speed"}
 _OUTPUTS = ["audio", "duration"]
@@ -50,12 +52,23 @@ class OnnxBackend:
         self.vocabulary: Mapping[str, int] = DEFAULT_VOCAB
         self.voices = tuple(sorted(self._voices))
 
-    def run(self, tokens: Sequence[int], voice: str, tempo: float) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Speak tokens, as the protocol says."""
         inputs = {
             "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
             "style": style_of(self._voices[voice], len(tokens)),
             "speed": np.array([tempo], dtype=np.float32),
         }
-        waveform, durations = self._session.run(_OUTPUTS, inputs)
+        options = onnxruntime.RunOptions()
+        # The library looks at the flag between two operators: within 0.1 s for 510 tokens on two
+        # busy cores (November 2026).
+        with token.calling(partial(setattr, options, "terminate", True)):
+            try:
+                waveform, durations = self._session.run(_OUTPUTS, inputs, options)
+            except Exception as error:  # the library's errors have no common class
+                if token.cancelled:
+                    raise StageCancelled from error
+                raise
         return np.ravel(waveform), np.ravel(durations)

@@ -14,6 +14,7 @@ from kokoro_onnx.trim import trim
 
 from vortex.errors import InvalidRecipeError
 from vortex.models.kokoro.backend import MAX_TOKENS, load_backend
+from vortex.models.kokoro.limits import Fitting, can_be_spoken, fit, most_tokens
 from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, Speech, TimedPhoneme
 from vortex.models.kokoro.stream import Said, SpeechStream, within
 from vortex.models.kokoro.voices import choose_default
@@ -100,7 +101,7 @@ class KokoroSpeech:
             speed: tempo, 1 is the voice's own.
             emotion: neutral, excited, sad, angry or manic.
             max_duration_s: the speech is never longer.
-            token: polled before each sentence.
+            token: stops the speech, inside a sentence too.
 
         Raises:
             InvalidRecipeError: the voice is not known, or nothing in the script can be spoken.
@@ -148,13 +149,22 @@ class KokoroSpeech:
         # A raised pitch makes the sound shorter by its ratio, which the tempo makes up for.
         tempo = float(np.clip(speed * style.tempo / style.pitch, slowest, fastest))
 
+        language = "en-gb" if voice_id.startswith("b") else "en-us"
+
+        def phonemes_of(text: str) -> str:
+            return " ".join(self._tokenizer.phonemize(text, language).split())
+
         def say(sentence: str) -> Said | None:
-            said = self._say(sentence, voice_id, tempo, token)
+            said = self._say(phonemes_of(sentence), voice_id, tempo, token)
             return None if said is None else _pitched(said, style.pitch)
+
+        def fitting(sentence: str, seconds: float) -> Fitting:
+            return fit(sentence, most_tokens(seconds * style.pitch, tempo), phonemes_of)
 
         return SpeechStream(
             script,
             say,
+            fitting,
             voice_id=voice_id,
             level_dbfs=_SPEECH_LEVEL_DBFS + style.gain_db,
             max_duration_s=max_duration_s,
@@ -162,31 +172,27 @@ class KokoroSpeech:
         )
 
     def _say(
-        self, sentence: str, voice_id: str, tempo: float, token: CancellationToken
+        self, phonemes: str, voice_id: str, tempo: float, token: CancellationToken
     ) -> Said | None:
         """Speak one sentence; None if nothing in it can be spoken."""
-        language = "en-gb" if voice_id.startswith("b") else "en-us"
-        phonemes = self._tokenizer.phonemize(sentence, language)
-        if not any(symbol.isalpha() for symbol in phonemes):
+        if not can_be_spoken(phonemes):
             return None
         parts: list[np.ndarray] = []
         timed: list[TimedPhoneme] = []
         start_s = 0.0
         # A sentence is spoken in one run, unless it is longer than the network can take.
-        for symbols in split_phonemes(" ".join(phonemes.split()), MAX_TOKENS):
-            if parts:
-                token.raise_if_cancelled()
-            waveform, times = self._run(symbols, voice_id, tempo)
+        for symbols in split_phonemes(phonemes, MAX_TOKENS):
+            waveform, times = self._run(symbols, voice_id, tempo, token)
             parts.append(waveform)
             timed += [phoneme.later(start_s) for phoneme in times]
             start_s += len(waveform) / SAMPLE_RATE_HZ
         whole = np.concatenate(parts)
         return (whole, timed) if whole.size else None
 
-    def _run(self, symbols: str, voice_id: str, tempo: float) -> Said:
+    def _run(self, symbols: str, voice_id: str, tempo: float, token: CancellationToken) -> Said:
         """Speak up to 510 phonemes; silence at both ends is cut off."""
         tokens = self._tokenizer.tokenize(symbols)
-        waveform, durations = self._backend.run(tokens, voice_id, tempo)
+        waveform, durations = self._backend.run(tokens, voice_id, tempo, token=token)
         if not np.isfinite(waveform).all():
             raise ValueError("kokoro: the speech has values that are no numbers")
         edges = token_edges(durations, len(waveform))[1:]  # the marker of the beginning left out

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vortex.errors import InvalidRecipeError
+from vortex.models.kokoro.limits import Fitting
 from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, SpeechPiece, TimedPhoneme
 from vortex.utils.audio import SpeechLeveller, fade_out
 from vortex.utils.cancellation import CancellationToken
@@ -18,6 +19,8 @@ _FADE_SAMPLES = SAMPLE_RATE_HZ // 50
 _SHORTEST_SENTENCE_S = 0.4
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 _CLAUSE_ENDS = ",;:—-"
+# To the phonemizer a null byte is the end of its text, and half a surrogate pair is no text.
+_UNWRITABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), " ")
 
 Said = tuple[np.ndarray, list[TimedPhoneme]]
 """A waveform, float32 `[samples]`, and its phonemes in seconds from its start."""
@@ -35,13 +38,14 @@ class SpeechStream:
     Reading a piece blocks while it is made, and raises:
 
     * InvalidRecipeError: nothing in the script can be spoken; instead of a first piece.
-    * StageCancelled: the token, which is polled before each sentence, was cancelled.
+    * StageCancelled: the token was cancelled, before a sentence or inside it.
     """
 
     def __init__(
         self,
         script: str,
         say: Callable[[str], Said | None],
+        fit: Callable[[str, float], Fitting],
         *,
         voice_id: str,
         level_dbfs: float,
@@ -53,6 +57,8 @@ class SpeechStream:
         Args:
             script: all sentences.
             say: speaks one sentence, and returns None if nothing in it can be spoken.
+            fit: returns what of a sentence could fit into some seconds, so that nothing else is
+                given to `say`.
             voice_id: the voice that speaks.
             level_dbfs: loudness of the speech, its pauses left out.
             max_duration_s: the speech is never longer.
@@ -63,6 +69,7 @@ class SpeechStream:
         """Whether the script was longer than there was time for; known after the last piece."""
         self._sentences = list(_sentences(script))
         self._say = say
+        self._fit = fit
         self._leveller = SpeechLeveller(level_dbfs)
         self._max_duration_s = max_duration_s
         self._token = token
@@ -81,17 +88,20 @@ class SpeechStream:
             start = used + _PAUSE_SAMPLES if used else 0
             if used and room - start < _SHORTEST_SENTENCE_S * SAMPLE_RATE_HZ:
                 break
-            said = self._say(sentence)
+            fitting = self._fit(sentence, (room - start) / SAMPLE_RATE_HZ)
+            if used and not fitting.whole:
+                break
+            said = self._say(fitting.text)
             if said is not None and start + len(said[0]) > room:
                 if used:
                     break
-                said = self._cut(sentence, said, room)
+                said = self._cut(fitting.text, said, room)
                 self.truncated = True
+            self.truncated = self.truncated or not fitting.whole
             done += 1
-            if said is None:
-                continue
-            yield self._piece(said, used, start)
-            used = start + len(said[0])
+            if said is not None:
+                yield self._piece(said, used, start)
+                used = start + len(said[0])
             if self.truncated:
                 break
         if not used:
@@ -114,13 +124,17 @@ class SpeechStream:
         fitting = max(1, int(len(words) * room / len(said[0])))
         clauses = [n for n in range(1, fitting + 1) if words[n - 1][-1] in _CLAUSE_ENDS]
         shorter = " ".join(words[: clauses[-1] if clauses else fitting])
-        waveform, phonemes = self._say(shorter) or said
+        shorter = self._fit(shorter, room / SAMPLE_RATE_HZ).text
+        if shorter != sentence:
+            said = self._say(shorter) or said
+        waveform, phonemes = said
         if len(waveform) > room:
             waveform = fade_out(waveform[:room], _FADE_SAMPLES)
         return waveform, within(phonemes, waveform)
 
     def _end(self, done: int) -> None:
-        self.truncated = self.truncated or done < len(self._sentences)
+        left = self._sentences[done:]
+        self.truncated = self.truncated or any(self._fit(sentence, 0.0).text for sentence in left)
         if self.truncated:
             logger.warning(
                 "Script cut at a sentence: it is longer than the slot",
@@ -140,6 +154,6 @@ def within(phonemes: list[TimedPhoneme], waveform: np.ndarray) -> list[TimedPhon
 
 
 def _sentences(script: str) -> Iterator[str]:
-    for sentence in _SENTENCE_END.split(" ".join(script.split())):
+    for sentence in _SENTENCE_END.split(" ".join(script.translate(_UNWRITABLE).split())):
         if sentence:
             yield sentence

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.backend import CONFIG_FILE, MAX_TOKENS
 from vortex.models.kokoro.voices import checked, style_of
+from vortex.utils.cancellation import CancellationToken
 from vortex.utils.weights import SUFFIXES, check_fit, find_weights, read_weights
 
 WEIGHTS_NAME = "kokoro-v1_0"
@@ -55,17 +56,28 @@ class TorchBackend:
         check_fit(network.state_dict(), state, _MODEL, str(weights))
         network.load_state_dict(state, strict=True)
         self._network = _prepared(network).to(self._device)
+        self._token = CancellationToken()  # of the run that goes on
+        for module in self._network.modules():
+            # The library shares its activations, which have no parameters, between all networks.
+            if any(True for _ in module.parameters()):
+                module.register_forward_pre_hook(self._poll)
         self._voices = _read_voices(directory / VOICES_FOLDER)
         self.vocabulary: Mapping[str, int] = config["vocab"]
         self.voices = tuple(sorted(self._voices))
 
     @torch.inference_mode()
-    def run(self, tokens: Sequence[int], voice: str, tempo: float) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Speak tokens, as the protocol says."""
+        self._token = token
         marked = torch.tensor([[0, *tokens, 0]], device=self._device)
         style = torch.from_numpy(style_of(self._voices[voice], len(tokens))).to(self._device)
         waveform, durations = self._network.forward_with_tokens(marked, style, tempo)
         return waveform.cpu().numpy(), durations.cpu().numpy()
+
+    def _poll(self, *_: object) -> None:
+        self._token.raise_if_cancelled()
 
 
 class _SeededSource(nn.Module):

@@ -1,0 +1,88 @@
+"""Scripts that are valid and take long to speak, through the engine and the mini models."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from consumer.config import WorkerConfig
+from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
+from consumer.engine.inline import InlineEngine
+from consumer.job import TickKey
+from schemas import MissReason, Recipe, Stage
+
+pytestmark = pytest.mark.models
+
+HTML = '<p class="a">&amp;&nbsp;&copy; <b>$$$ ### @@@ %%% &&& ***</b></p>'
+ONE_SENTENCE = "It rains in the north, and " * 20
+
+
+def recipe(script: str, duration_s: float = 1.0) -> Mapping[str, Any]:
+    content = {
+        "slot_params": {"duration_sec": duration_s, "fps": 12, "resolution": "128x128"},
+        "audio_track": {"script": script},
+        "visual_track": {"prompt": "a woman with short red hair in a green coat"},
+        "seed": 7,
+    }
+    Recipe.model_validate(content)  # none is refused by the contract
+    return content
+
+
+def request(wanted: Mapping[str, Any]) -> SlotRequest:
+    return SlotRequest(
+        key=TickKey("slot.ticks", 0, 5),
+        slot_id=5,
+        channel="main",
+        recipe=wanted,
+        seed=7,
+        deadline_s=time.monotonic() + 300,
+    )
+
+
+@contextlib.asynccontextmanager
+async def engine(config: WorkerConfig, audio_s: float) -> AsyncIterator[InlineEngine]:
+    """Give an engine that tries to speak once, for so many seconds."""
+    settings = config.orchestration
+    orchestration = settings.model_copy(
+        update={
+            "timeouts": settings.timeouts.model_copy(update={"audio_s": audio_s}),
+            "retry_policy": settings.retry_policy.model_copy(update={"audio": 0}),
+        }
+    )
+    started = InlineEngine(config.model_copy(update={"orchestration": orchestration}))
+    await started.start()
+    try:
+        yield started
+    finally:
+        await started.stop()
+
+
+async def test_slow_script_is_a_miss_and_the_same_engine_makes_the_next_slot(
+    mini_config: WorkerConfig,
+) -> None:
+    async with engine(mini_config, audio_s=0.5) as hasty:
+        missed = await hasty.run(request(recipe(ONE_SENTENCE, duration_s=45.0)))
+        assert isinstance(missed, SlotNotMade)
+        assert (missed.reason, missed.stage) == (MissReason.TIMEOUT, Stage.AUDIO)
+
+        scheduler = hasty._scheduler
+        assert scheduler is not None
+        scheduler.timeouts = {**scheduler.timeouts, "audio_s": 120.0}
+        assert isinstance(await hasty.run(request(recipe("Good evening."))), SlotMade)
+
+
+@pytest.mark.parametrize("script", ["7" * 4000, HTML], ids=["digits", "html"])
+async def test_hostile_script_costs_a_slot_at_most_three_times_an_ordinary_one(
+    script: str, mini_config: WorkerConfig
+) -> None:
+    async with engine(mini_config, audio_s=120.0) as patient:
+        ordinary = await patient.run(request(recipe(ONE_SENTENCE)))
+        hostile = await patient.run(request(recipe(script)))
+    assert isinstance(ordinary, SlotMade)
+    assert isinstance(hostile, SlotMade)
+    assert hostile.artifact.duration_s == 1.0
+    assert hostile.times_ms["audio_ms"] < 3 * ordinary.times_ms["audio_ms"]
