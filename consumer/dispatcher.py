@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 import time
@@ -19,6 +20,8 @@ from schemas import MissReason
 
 # Predictions change while slots wait, so all of them are looked at again at least this often.
 SWEEP_INTERVAL_S = 1.0
+# So many slots are looked at before the event loop may do something else.
+LOOKS_AT_ONCE = 200
 
 Made = SlotMade | SlotNotMade
 Decide = Callable[[Job, Made, float | None], None]
@@ -50,7 +53,8 @@ class Dispatcher:
         self._starting: asyncio.Task[None] | None = None
         self._running: tuple[Job, asyncio.Task[None]] | None = None
         self._wake = asyncio.Event()
-        self._sweep_at_s = math.inf
+        # When to look again at each waiting slot, and at some that have left the queue.
+        self._looks: list[tuple[float, TickKey]] = []
         self._closing_at_s = math.inf
 
     @property
@@ -68,11 +72,7 @@ class Dispatcher:
         refusal = self._admission.on_arrival(job)
         if refusal is None:
             self.queue.push(job)
-            self._sweep_at_s = min(
-                self._sweep_at_s,
-                self._admission.latest_start_s(job),
-                time.monotonic() + SWEEP_INTERVAL_S,
-            )
+            self._look_again(job, time.monotonic())
             self._wake.set()
         else:
             self._refuse(job, refusal)
@@ -115,22 +115,36 @@ class Dispatcher:
 
     def _answer_hopeless(self) -> None:
         now_s = time.monotonic()
-        if now_s < self._sweep_at_s:
-            return
-        self._sweep_at_s = now_s + SWEEP_INTERVAL_S if self.queue else math.inf
-        for job in self.queue:
+        for _ in range(LOOKS_AT_ONCE):
+            if not self._looks or self._looks[0][0] > now_s:
+                break
+            _, key = heapq.heappop(self._looks)
+            job = self.queue.get(key)
+            if job is None:
+                continue
             refusal = self._admission.before_start(job, now_s)
             if refusal is None:
-                self._sweep_at_s = min(self._sweep_at_s, self._admission.latest_start_s(job))
+                self._look_again(job, now_s)
             else:
-                self.queue.remove(job.key)
+                self.queue.remove(key)
                 self._refuse(job, refusal)
+
+    def _look_again(self, job: Job, now_s: float) -> None:
+        """Look at the slot at its latest start, or with all others at the next full interval."""
+        next_sweep_s = (now_s // SWEEP_INTERVAL_S + 1) * SWEEP_INTERVAL_S
+        look_s = min(self._admission.latest_start_s(job), next_sweep_s)
+        heapq.heappush(self._looks, (max(look_s, math.nextafter(now_s, math.inf)), job.key))
 
     def _refuse(self, job: Job, refusal: Refusal) -> None:
         self._decide(job, SlotNotMade(refusal.reason, None, refusal.detail, {}), None)
 
     def _start_next(self) -> None:
-        while self._engine_ready and self._running is None and (job := self.queue.pop()):
+        for _ in range(LOOKS_AT_ONCE):
+            if not self._engine_ready or self._running is not None:
+                return
+            job = self.queue.pop()
+            if job is None:
+                return
             now_s = time.monotonic()
             refusal = self._admission.before_start(job, now_s)
             if refusal is not None:
@@ -139,10 +153,12 @@ class Dispatcher:
                 job.span.end()  # left undecided, to whoever reads the partition next
             else:
                 self._running = job, asyncio.create_task(self._make(job))
+        self._wake.set()  # there may be more
 
     async def _until_something_changes(self) -> None:
         waking = asyncio.create_task(self._wake.wait())
-        left_s = self._sweep_at_s - time.monotonic()
+        look_s = self._looks[0][0] if self._looks else math.inf
+        left_s = look_s - time.monotonic()
         try:
             done, _ = await asyncio.wait(
                 {waking, *self._work()},

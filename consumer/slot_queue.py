@@ -7,11 +7,15 @@ from collections.abc import Iterator
 
 from consumer.job import Job, TickKey
 
+# So many entries of removed jobs may always stay in the heap.
+_MAX_LEFT_BEHIND = 100
+
 
 class SlotQueue:
     """A queue of jobs ordered by deadline; equal deadlines by place in Kafka.
 
-    Removing from the middle leaves the heap's entry behind until it comes to the top.
+    Removing from the middle leaves the heap's entry behind until it comes to the top, or until
+    more entries are left behind than there are jobs.
     """
 
     def __init__(self) -> None:
@@ -38,6 +42,14 @@ class SlotQueue:
                 return self._jobs.pop(key)
         return None
 
+    def get(self, key: TickKey) -> Job | None:
+        """Return a job that stays; None if it is not here."""
+        return self._jobs.get(key)
+
     def remove(self, key: TickKey) -> Job | None:
         """Remove and return a job; None if it is not here."""
-        return self._jobs.pop(key, None)
+        job = self._jobs.pop(key, None)
+        if len(self._heap) > 2 * len(self._jobs) + _MAX_LEFT_BEHIND:
+            self._heap = [(kept.deadline_s, kept.key) for kept in self._jobs.values()]
+            heapq.heapify(self._heap)
+        return job

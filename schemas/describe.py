@@ -20,8 +20,9 @@ _CONTAINER_EXPECTED = frozenset({"model_type", "model_attributes_type", "tuple_t
 def describe_validation_error(error: ValidationError) -> str:
     """Return field, limit and value of every problem, at most 500 characters in all.
 
-    Values are quoted only where they are short and no free text. An unknown version comes alone,
-    since the other problems follow from it.
+    A list is refused at its first wrong item; that it holds too few right ones is not a problem of
+    its own. Values are quoted only where they are short and no free text. An unknown version comes
+    alone, since the other problems follow from it.
     """
     # `hide_input_in_errors` hides inputs in the error's own text; here they are chosen one by one.
     problems = error.errors(include_url=False, include_context=False)
@@ -29,7 +30,12 @@ def describe_validation_error(error: ValidationError) -> str:
         if problem["loc"] == ("schema_version",) and problem["type"] == "literal_error":
             version = _quotable(problem["loc"], problem["input"]) or "of the tick"
             return f"schema_version {version} is not known; this worker reads 1"
-    return "; ".join(_describe(dict(problem)) for problem in problems)[:MAX_CHARS]
+    lists_with_a_wrong_item = {problem["loc"][:-1] for problem in problems}
+    return "; ".join(
+        _describe(dict(problem))
+        for problem in problems
+        if problem["type"] != "too_short" or problem["loc"] not in lists_with_a_wrong_item
+    )[:MAX_CHARS]
 
 
 def _describe(problem: dict[str, Any]) -> str:
@@ -45,6 +51,8 @@ def _quotable(location: tuple[int | str, ...], value: Any) -> str | None:
     if not location or _FREE_TEXT.intersection(location):
         return None
     if not isinstance(value, str | int | float | bool | None):
+        return None
+    if isinstance(value, str) and len(value) > MAX_VALUE_CHARS:
         return None
     text = repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else None

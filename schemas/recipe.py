@@ -5,12 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 MAX_SLOT_DURATION_S = 45.0
 MAX_SEED = 2**32 - 1
 
 Concept = Annotated[str, Field(min_length=1, max_length=200)]
+# Lists are refused at their first wrong item: a quarter of a megabyte has room for 130,000.
+Concepts = Annotated[tuple[Concept, ...], FailFast()]
 
 
 class ContractModel(BaseModel):
@@ -104,9 +106,9 @@ class VisualTrack(ContractModel):
     """Describes the portrait; what is too long for the image model's text encoders is cut off."""
     negative_prompt: str = Field(default="", max_length=2000)
     """What should not be seen; has no effect on distilled image models without guidance."""
-    expression_sequence: tuple[Annotated[Expression, Field(strict=False)], ...] = Field(
-        default=(Expression.NEUTRAL,), min_length=1, max_length=16, strict=False
-    )
+    expression_sequence: Annotated[
+        tuple[Annotated[Expression, Field(strict=False)], ...], FailFast()
+    ] = Field(default=(Expression.NEUTRAL,), min_length=1, max_length=16, strict=False)
     """Expressions in order, each held for an equal share of the slot."""
 
 
@@ -115,9 +117,9 @@ class SemanticConstraints(ContractModel):
 
     min_clip_score: float | None = Field(default=None, ge=0, le=1)
     """Lowest ensemble score to accept on the CLIPScore scale, on top of the worker's thresholds."""
-    banned_concepts: tuple[Concept, ...] = Field(default=(), max_length=16, strict=False)
+    banned_concepts: Concepts = Field(default=(), max_length=16, strict=False)
     """Texts that must not match the video."""
-    required_concepts: tuple[Concept, ...] = Field(default=(), max_length=16, strict=False)
+    required_concepts: Concepts = Field(default=(), max_length=16, strict=False)
     """Texts that must match the video."""
 
 

@@ -23,12 +23,14 @@ def encode_done(committed: int, done: Collection[int]) -> str:
     Bit `i` of the little-endian bitmap stands for offset `committed + 1 + i`; the offset
     `committed` itself is unfinished by definition. Four characters hold 24 offsets.
     """
-    bitmap = 0
-    for offset in done:
-        bitmap |= 1 << (offset - committed - 1)
-    if not bitmap:
+    if not done:
         return ""
-    packed = bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")
+    if min(done) <= committed:
+        raise ValueError(f"finished offset {min(done)} is not above the committed {committed}")
+    packed = bytearray((max(done) - committed + 7) // 8)
+    for offset in done:
+        byte, bit = divmod(offset - committed - 1, 8)
+        packed[byte] |= 1 << bit
     return _PREFIX + base64.b64encode(packed).decode("ascii")
 
 
@@ -49,5 +51,10 @@ def decode_done(committed: int, metadata: str) -> set[int]:
         packed = base64.b64decode(metadata.removeprefix(_PREFIX), validate=True)
     except ValueError as error:
         raise DoneMapError(f"offset metadata {metadata!r:.80} cannot be read: {error}") from error
-    bitmap = int.from_bytes(packed, "little")
-    return {committed + 1 + bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1}
+    return {
+        committed + 1 + 8 * index + bit
+        for index, byte in enumerate(packed)
+        if byte
+        for bit in range(8)
+        if byte >> bit & 1
+    }

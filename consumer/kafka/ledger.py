@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consumer.kafka.done_map import encode_done
@@ -36,7 +37,11 @@ class PartitionLedger:
         self._base = committed.offset
         self._position = committed.offset
         self._unfinished: set[int] = set()
+        # The same offsets, the lowest first; one that has finished stays until it is on top.
+        self._heap: list[int] = []
         self._done = set(committed.done)
+        # The last run of finished offsets that was walked, from its start to the offset after it.
+        self._run = (0, 0)
 
     @property
     def position(self) -> int:
@@ -46,7 +51,14 @@ class PartitionLedger:
     @property
     def span(self) -> int:
         """How far reading is ahead of the lowest unfinished offset."""
-        return self._position - self._lowest_unfinished(self._unfinished, self._done)
+        lowest = self._lowest_left()
+        start, end = self._run
+        if not start <= lowest < end:
+            start = end = lowest
+            while end in self._done:
+                end += 1
+            self._run = start, end
+        return self._position - end
 
     def is_past(self, offset: int) -> bool:
         """Whether the offset's outcome was published, as far as is known."""
@@ -54,7 +66,9 @@ class PartitionLedger:
 
     def adopt(self, offset: int) -> None:
         """Count an offset as at work that was read before the partition was assigned anew."""
-        self._unfinished.add(offset)
+        if offset not in self._unfinished:
+            self._unfinished.add(offset)
+            heapq.heappush(self._heap, offset)
 
     def admit(self, offset: int) -> bool:
         """Take note that an offset was read; return whether it is new work."""
@@ -62,6 +76,7 @@ class PartitionLedger:
         if self.is_past(offset) or offset in self._unfinished:
             return False
         self._unfinished.add(offset)
+        heapq.heappush(self._heap, offset)
         return True
 
     def skip_to(self, offset: int) -> None:
@@ -70,9 +85,11 @@ class PartitionLedger:
 
     def commit_point(self, finishing: Iterable[int]) -> CommitPoint:
         """Return what to commit if these offsets are finished by the same transaction."""
-        finishing = set(finishing)
+        finishing = frozenset(finishing)
         done = self._done | finishing
-        lowest = self._lowest_unfinished(self._unfinished - finishing, done)
+        lowest = self._lowest_left(finishing)
+        while lowest in done:
+            lowest += 1
         return CommitPoint(lowest, frozenset(offset for offset in done if offset > lowest))
 
     def committed(self, point: CommitPoint, finished: Iterable[int]) -> None:
@@ -82,11 +99,21 @@ class PartitionLedger:
         # Below the committed offset there is nothing to wait for, read again or not.
         self._position = max(self._position, point.offset)
         self._done = set(point.done)
+        self._run = (0, 0)
 
-    def _lowest_unfinished(self, unfinished: Collection[int], done: Collection[int]) -> int:
-        # Adopted offsets may lie at the position or above it. What is between is yet to be read
-        # again; what is finished there will be read again too, and must count as finished.
-        lowest = min(min(unfinished, default=self._position), self._position)
-        while lowest in done:
-            lowest += 1
+    def _lowest_left(self, finishing: frozenset[int] = frozenset()) -> int:
+        """Return the lowest offset that is unfinished, but for these, or yet to be read.
+
+        Adopted offsets may lie at the position or above it. What is between is yet to be read
+        again; what is finished there will be read again too, and must count as finished, so the
+        caller goes on from here as long as offsets are done.
+        """
+        still_unfinished = []
+        while self._heap and (self._heap[0] in finishing or self._heap[0] not in self._unfinished):
+            offset = heapq.heappop(self._heap)
+            if offset in self._unfinished:
+                still_unfinished.append(offset)
+        lowest = min(self._heap[0], self._position) if self._heap else self._position
+        for offset in still_unfinished:
+            heapq.heappush(self._heap, offset)
         return lowest

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from consumer.admission import Admission
-from consumer.dispatcher import Dispatcher, Made
+from consumer.dispatcher import LOOKS_AT_ONCE, Dispatcher, Made
 from consumer.engine.base import Engine, EngineLostError, EngineStartError, SlotMade, SlotNotMade
 from consumer.job import Job
 from schemas import MissReason, Stage
@@ -223,6 +225,80 @@ async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
         hold.set()
         (decided,) = await bench.until_decided(1)
         assert isinstance(decided.made, SlotMade)
+
+
+# Very many slots that wait
+
+
+class CountingEngine(ScriptedEngine):
+    """Counts how often it is asked for a prediction."""
+
+    predictions = 0
+
+    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+        self.predictions += 1
+        return super().predict_s(recipe)
+
+
+@asynccontextmanager
+async def most_decided_in_one_turn(bench: Bench) -> AsyncIterator[Callable[[], int]]:
+    """Watch the event loop; the context's value tells the most slots decided within one turn."""
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            before = len(bench.decided)
+            await asyncio.sleep(0)
+            most = max(most, len(bench.decided) - before)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: most
+    finally:
+        watching.cancel()
+
+
+async def test_each_of_many_slots_is_looked_at_a_few_times_until_it_is_hopeless() -> None:
+    slots = 1_000
+    engine = CountingEngine({0: held()})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        waiting = [job(n, deadline_in_s=0.3 + 0.5 * n / slots) for n in range(1, slots + 1)]
+        bench.submit(*waiting)
+        decided = await bench.until_decided(*range(1, slots + 1))
+        assert {one.reason for one in decided} == {MissReason.PREDICTED}
+        for one, asked in zip(decided, waiting, strict=True):
+            assert one.at_s >= asked.deadline_s
+    # Two on arrival, two in every sweep, one at the end; a machine that lags adds none.
+    assert engine.predictions < 10 * slots
+
+
+async def test_slots_that_become_hopeless_all_at_once_do_not_hold_the_loop() -> None:
+    engine = ScriptedEngine({0: held()})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        waiting = [job(n) for n in range(1, 3_001)]
+        moment_s = time.monotonic() + 0.3
+        bench.submit(*(dataclasses.replace(one, deadline_s=moment_s) for one in waiting))
+        async with most_decided_in_one_turn(bench) as most:
+            await bench.until_decided(*range(1, 3_001))
+            assert 0 < most() <= LOOKS_AT_ONCE
+
+
+async def test_slots_found_hopeless_by_a_free_engine_do_not_hold_the_loop() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=1.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(*(job(n, deadline_in_s=60.0) for n in range(1, 3_001)))
+        async with most_decided_in_one_turn(bench) as most:
+            engine.predicted_s = 100.0
+            hold.set()
+            await bench.until_decided(*range(3_001))
+            assert 0 < most() <= 2 * LOOKS_AT_ONCE + 1  # looked at, popped, and the one made
 
 
 # A lost engine

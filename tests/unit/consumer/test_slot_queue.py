@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,21 @@ def test_empty_queue_hands_out_nothing() -> None:
     queue = SlotQueue()
     assert queue.pop() is None
     assert not queue
+
+
+def test_removed_jobs_leave_nothing_behind() -> None:
+    one = job(0)
+    keys = [one.key._replace(offset=offset) for offset in range(20_000)]
+    queue = SlotQueue()
+    tracemalloc.start()
+    try:
+        for key in keys:
+            queue.push(dataclasses.replace(one, key=key))
+            queue.remove(key)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 100_000  # a twentieth of what one small entry for each would take
 
 
 def test_jobs_may_be_removed_while_they_are_looked_at() -> None:

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.kafka.done_map import DoneMapError, decode_done, encode_done
+from tests.scaling import growth
 
 BROKER_LIMIT_BYTES = 4096  # the broker's default of offset.metadata.max.bytes
+LINEAR = 20.0  # ten times the work, and as much again for a busy machine
 MAX_WINDOW = 16_384  # the largest that the configuration allows
 
 committed_offsets = st.integers(min_value=0, max_value=2**62)
@@ -19,6 +21,12 @@ distances = st.sets(st.integers(min_value=1, max_value=MAX_WINDOW), max_size=100
 def test_what_is_finished_comes_back(committed: int, above: set[int]) -> None:
     done = {committed + distance for distance in above}
     assert decode_done(committed, encode_done(committed, done)) == done
+
+
+@pytest.mark.parametrize("offset", [6, 7])
+def test_offset_that_is_not_above_the_committed_one_is_an_error(offset: int) -> None:
+    with pytest.raises(ValueError, match=f"finished offset {offset} is not above"):
+        encode_done(7, {offset, 9})
 
 
 def test_nothing_finished_needs_no_metadata() -> None:
@@ -33,6 +41,13 @@ def test_full_window_fits_into_the_metadata_of_an_offset(density: float) -> None
     done.add(5 + MAX_WINDOW)
     assert len(encode_done(5, done).encode()) < BROKER_LIMIT_BYTES
     assert decode_done(5, encode_done(5, done)) == done
+
+
+def test_cost_grows_with_the_number_of_offsets() -> None:
+    # Far beyond the window, where what is quadratic shows.
+    assert growth(lambda offsets: encode_done(0, range(1, offsets)), 30_000) < LINEAR
+    texts = {offsets: encode_done(0, range(1, offsets)) for offsets in (30_000, 300_000)}
+    assert growth(lambda offsets: decode_done(0, texts[offsets]), 30_000) < LINEAR
 
 
 def test_text_is_what_other_workers_wrote() -> None:

@@ -15,6 +15,10 @@ from hypothesis.stateful import (
 
 from consumer.kafka.done_map import decode_done
 from consumer.kafka.ledger import CommitPoint, PartitionLedger
+from tests.scaling import growth
+
+WINDOW = 16_384  # the largest that the configuration allows
+LINEAR = 20.0  # ten times the work, and as much again for a busy machine
 
 
 def ledger_at(offset: int, done: set[int] | None = None) -> PartitionLedger:
@@ -117,12 +121,85 @@ def test_span_is_the_distance_from_the_lowest_unfinished_offset(
     assert ledger.span == span
 
 
+# Cost: ten times as many offsets cost about ten times as much, never a hundred times
+
+
+def test_reading_and_deciding_costs_the_same_however_many_offsets_are_unfinished() -> None:
+    def read_and_decide(offsets: int) -> None:
+        ledger = ledger_at(0)
+        for offset in range(offsets):
+            ledger.admit(offset)
+            assert ledger.span == offset + 1
+        for _ in range(offsets):  # a decision asks whether more may be read
+            assert ledger.span == offsets
+
+    assert growth(read_and_decide, WINDOW // 10) < LINEAR
+
+
+def test_committing_costs_the_same_however_many_offsets_are_unfinished() -> None:
+    def finish_one_by_one(offsets: int) -> None:
+        ledger = ledger_at(0)
+        reading(ledger, *range(offsets))
+        for offset in range(offsets):
+            assert finish(ledger, offset) == CommitPoint(offset + 1, frozenset())
+
+    assert growth(finish_one_by_one, WINDOW // 10) < LINEAR
+
+
+def test_reading_what_was_finished_before_a_restart_costs_the_same_for_each_offset() -> None:
+    def read_again(offsets: int) -> None:
+        ledger = ledger_at(0, set(range(1, offsets)))  # offset 0 was compacted away meanwhile
+        for offset in range(1, offsets):
+            assert not ledger.admit(offset)
+            assert ledger.span == offset + 1 - offsets
+
+    assert growth(read_again, WINDOW // 10) < LINEAR
+
+
+class PlainLedger:
+    """The ledger's meaning in its simplest form: every answer is computed from all offsets."""
+
+    def __init__(self, committed: CommitPoint) -> None:
+        self.base = self.position = committed.offset
+        self.unfinished: set[int] = set()
+        self.done = set(committed.done)
+
+    def admit(self, offset: int) -> bool:
+        self.position = max(self.position, offset + 1)
+        if offset < self.base or offset in self.done or offset in self.unfinished:
+            return False
+        self.unfinished.add(offset)
+        return True
+
+    @property
+    def span(self) -> int:
+        return self.position - self.lowest(self.unfinished, self.done)
+
+    def commit_point(self, finishing: set[int]) -> CommitPoint:
+        done = self.done | finishing
+        lowest = self.lowest(self.unfinished - finishing, done)
+        return CommitPoint(lowest, frozenset(offset for offset in done if offset > lowest))
+
+    def committed(self, point: CommitPoint, finished: set[int]) -> None:
+        self.unfinished -= finished
+        self.base = point.offset
+        self.position = max(self.position, point.offset)
+        self.done = set(point.done)
+
+    def lowest(self, unfinished: set[int], done: set[int]) -> int:
+        lowest = min(self.position, *unfinished, self.position)
+        while lowest in done:
+            lowest += 1
+        return lowest
+
+
 class OnePartition(RuleBasedStateMachine):
     """A partition of the broker, and the workers that own it one after the other.
 
     The broker keeps the published outcomes and the committed offset with its metadata; a
     transaction changes both or neither. Ticks are read, finish and are published in any order;
-    owners die, partitions are claimed again, transactions fail or go through unnoticed.
+    owners die, partitions are claimed again, transactions fail or go through unnoticed. After every
+    step the ledger answers as the plain one does, also to questions about what might finish.
     """
 
     cursor: int
@@ -148,7 +225,10 @@ class OnePartition(RuleBasedStateMachine):
     def read(self, count: int) -> None:
         for offset in [offset for offset in self.records if offset >= self.cursor][:count]:
             self.cursor = offset + 1
-            if self.ledger.admit(offset):
+            new = self.ledger.admit(offset)
+            assert self.plain.admit(offset) == new
+            assert self.ledger.span == self.plain.span
+            if new:
                 assert offset not in self.at_work, "work that is already under way"
                 assert not self.published[offset], "work whose outcome is published"
                 self.at_work.add(offset)
@@ -159,6 +239,7 @@ class OnePartition(RuleBasedStateMachine):
         candidates = st.sets(st.sampled_from(sorted(self.at_work)), min_size=1)
         batch = chosen.draw(candidates)
         point = self.ledger.commit_point(batch)
+        assert point == self.plain.commit_point(batch)
         if chosen.draw(st.booleans()):
             self.read(2)  # while the transaction is under way
         if ending != "failed":
@@ -166,9 +247,17 @@ class OnePartition(RuleBasedStateMachine):
             self.committed = (point.offset, point.metadata)
         if ending == "known":
             self.ledger.committed(point, batch)
+            self.plain.committed(point, batch)
             self.at_work -= batch
         else:
             self._claim()
+
+    @rule(chosen=st.data())
+    @precondition(lambda self: self.at_work)
+    def consider(self, chosen: st.DataObject) -> None:
+        """Ask for a commit that never comes; it must leave no trace."""
+        batch = chosen.draw(st.sets(st.sampled_from(sorted(self.at_work))))
+        assert self.ledger.commit_point(batch) == self.plain.commit_point(batch)
 
     @rule()
     def claim_again(self) -> None:
@@ -181,11 +270,22 @@ class OnePartition(RuleBasedStateMachine):
 
     def _claim(self) -> None:
         offset, metadata = self.committed
-        self.ledger = PartitionLedger(CommitPoint(offset, frozenset(decode_done(offset, metadata))))
+        claimed = CommitPoint(offset, frozenset(decode_done(offset, metadata)))
+        self.ledger, self.plain = PartitionLedger(claimed), PlainLedger(claimed)
         self.cursor = offset
         self.at_work = {offset for offset in self.at_work if not self.ledger.is_past(offset)}
         for adopted in sorted(self.at_work):
             self.ledger.adopt(adopted)
+            self.plain.unfinished.add(adopted)
+
+    @invariant()
+    def ledger_answers_as_the_plain_one(self) -> None:
+        if not hasattr(self, "plain"):
+            return
+        assert self.ledger.span == self.plain.span
+        for offset in range(self.records[0], self.records[-1] + 2):
+            past = offset < self.plain.base or offset in self.plain.done
+            assert self.ledger.is_past(offset) == past
 
     @invariant()
     def no_tick_has_two_outcomes(self) -> None:

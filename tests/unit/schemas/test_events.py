@@ -206,8 +206,13 @@ def test_description_names_field_limit_and_value(changes: dict[str, Any], said: 
 
 
 def test_description_of_many_problems_is_cut() -> None:
-    tracks = {"audio_track": {"speed": 9}, "visual_track": {"expression_sequence": ["x"] * 16}}
-    assert len(refusal(json.dumps({**TICK, "recipe": tracks}))) == MAX_CHARS
+    wrong = {
+        "slot_params": {"duration_sec": 46, "fps": 61, "resolution": "1x1"},
+        "audio_track": {"speed": 9, "emotion": "x", "voice_id": ""},
+        "visual_track": {"expression_sequence": ["x"] * 16},
+        "seed": -1,
+    }
+    assert len(refusal(json.dumps({**TICK, "recipe": wrong}))) == MAX_CHARS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""How the cost of a piece of work grows with its size, whatever the speed of the machine."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+ROUNDS = 3
+
+
+def cpu_s(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Return the least CPU seconds of this process that the work took, of some rounds."""
+    collecting = gc.isenabled()
+    gc.disable()  # a collection counts every object of the whole test run
+    try:
+        return min(_once(work) for _ in range(rounds))
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def growth(work: Callable[[int], object], size: int) -> float:
+    """Return how many times the CPU time of `size` the work takes for ten times `size`.
+
+    About 10 is linear, about 100 is quadratic.
+    """
+    small_s = cpu_s(lambda: work(size))
+    return cpu_s(lambda: work(10 * size)) / small_s
+
+
+def _once(work: Callable[[], object]) -> float:
+    started_s = time.process_time()
+    work()
+    return time.process_time() - started_s
