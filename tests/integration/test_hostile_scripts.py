@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +14,12 @@ from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
 from consumer.job import TickKey
 from schemas import MissReason, Recipe, Stage
+from vortex.models.kokoro.onnx_backend import OnnxBackend
 
 pytestmark = pytest.mark.models
 
 HTML = '<p class="a">&amp;&nbsp;&copy; <b>$$$ ### @@@ %%% &&& ***</b></p>'
-ONE_SENTENCE = "It rains in the north, and " * 20
+ONE_SENTENCE = "It rains in the north, and " * 23
 
 
 def recipe(script: str, duration_s: float = 1.0) -> Mapping[str, Any]:
@@ -45,7 +46,7 @@ def request(wanted: Mapping[str, Any]) -> SlotRequest:
 
 @contextlib.asynccontextmanager
 async def engine(config: WorkerConfig, audio_s: float) -> AsyncIterator[InlineEngine]:
-    """Give an engine that tries to speak once, for so many seconds."""
+    """Give an engine that tries to speak once, for so many seconds, and must stop in one."""
     settings = config.orchestration
     orchestration = settings.model_copy(
         update={
@@ -53,7 +54,11 @@ async def engine(config: WorkerConfig, audio_s: float) -> AsyncIterator[InlineEn
             "retry_policy": settings.retry_policy.model_copy(update={"audio": 0}),
         }
     )
-    started = InlineEngine(config.model_copy(update={"orchestration": orchestration}))
+    # Speaking the long sentence to its end takes several times as long, on two cores.
+    pipeline = config.pipeline.model_copy(update={"cancel_grace_s": 1.0})
+    started = InlineEngine(
+        config.model_copy(update={"orchestration": orchestration, "pipeline": pipeline})
+    )
     await started.start()
     try:
         yield started
@@ -76,13 +81,20 @@ async def test_slow_script_is_a_miss_and_the_same_engine_makes_the_next_slot(
 
 
 @pytest.mark.parametrize("script", ["7" * 4000, HTML], ids=["digits", "html"])
-async def test_hostile_script_costs_a_slot_at_most_three_times_an_ordinary_one(
-    script: str, mini_config: WorkerConfig
+async def test_hostile_script_is_spoken_no_further_than_its_slot_reaches(
+    script: str, mini_config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ordinary speech has 14 to 21 tokens a second; the cut may speak them once more."""
+    given: list[int] = []
+    run = OnnxBackend.run
+
+    def counted(backend: OnnxBackend, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        given.append(len(tokens))
+        return run(backend, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(OnnxBackend, "run", counted)
     async with engine(mini_config, audio_s=120.0) as patient:
-        ordinary = await patient.run(request(recipe(ONE_SENTENCE)))
-        hostile = await patient.run(request(recipe(script)))
-    assert isinstance(ordinary, SlotMade)
-    assert isinstance(hostile, SlotMade)
-    assert hostile.artifact.duration_s == 1.0
-    assert hostile.times_ms["audio_ms"] < 3 * ordinary.times_ms["audio_ms"]
+        made = await patient.run(request(recipe(script, duration_s=1.0)))
+    assert isinstance(made, SlotMade)
+    assert made.artifact.duration_s == 1.0
+    assert 0 < sum(given) <= 100

@@ -127,7 +127,8 @@ def test_hostile_script_costs_at_most_three_times_ordinary_speech_of_the_same_le
     counting: KokoroSpeech, name: str
 ) -> None:
     ordinary, speech = say(counting, f"{NEWS} " * 30, max_duration_s=20.0)
-    assert speech is not None and speech.truncated
+    assert speech is not None
+    assert speech.truncated
     hostile, _ = say(counting, SCRIPTS[name], max_duration_s=20.0)
     assert hostile <= 3 * ordinary
 
@@ -215,14 +216,16 @@ def test_long_sentence_is_cut_at_a_clause_where_there_is_one(counting: KokoroSpe
     clause = "Markets fell sharply after the bank raised its rates,"
     _, alone = say(counting, clause, max_duration_s=10.0)
     _, cut = say(counting, f"{clause} {'and nobody knows why ' * 200}", max_duration_s=4.0)
-    assert alone is not None and cut is not None
+    assert alone is not None
+    assert cut is not None
     assert [p.symbol for p in cut.phonemes] == [p.symbol for p in alone.phonemes]
 
 
 def test_null_byte_does_not_swallow_the_rest_of_its_sentence(counting: KokoroSpeech) -> None:
     _, with_null = say(counting, "Good\0 evening to you.", max_duration_s=10.0)
     _, without = say(counting, "Good evening to you.", max_duration_s=10.0)
-    assert with_null is not None and without is not None
+    assert with_null is not None
+    assert without is not None
     assert with_null.phonemes == without.phonemes
 
 

@@ -43,7 +43,7 @@ def stream(say: Sayer, script: str = SCRIPT, **changes: Any) -> SpeechStream:
     return SpeechStream(script, say, fit_all, **{**settings, **changes})
 
 
-def fit_all(sentence: str, seconds: float) -> Fitting:  # noqa: ARG001 - it bounds nothing
+def fit_all(sentence: str, seconds: float) -> Fitting:
     return Fitting(sentence, whole=True)
 
 
