@@ -261,7 +261,8 @@ def test_any_hostile_tick_has_a_few_problems_and_one_short_line(
         holder = content
         *parents, name = FIELDS[field].split(".")
         for parent in parents:
-            holder = holder[parent] if isinstance(holder[parent], dict) else {}
+            inner = holder.get(parent)
+            holder = inner if isinstance(inner, dict) else {}  # its holder is wrong already
         holder[name] = "@"
     text = json.dumps(content).replace(PLACE, value).encode()
     text = text[:MAX_TICK_BYTES]  # one that is cut off is hostile too
