@@ -81,7 +81,7 @@ class Dispatcher:
         """Forget a slot that is no longer ours to decide, and stop its work."""
         job = self.queue.remove(key)
         if job is not None:
-            job.span.end()
+            job.close()
         if self._running is not None and self._running[0].key == key:
             self._running[1].cancel()
 
@@ -107,8 +107,9 @@ class Dispatcher:
             for task in self._work():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+            self._close_if_undecided()
             for job in self.queue:
-                job.span.end()
+                job.close()
             await self._engine.stop()
 
     # --- the queue --------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Dispatcher:
             if refusal is not None:
                 self._refuse(job, refusal)
             elif now_s + (self._engine.predict_s(job.recipe) or 0.0) > self._closing_at_s:
-                job.span.end()  # left undecided, to whoever reads the partition next
+                job.close()  # left undecided, to whoever reads the partition next
             else:
                 self._running = job, asyncio.create_task(self._make(job))
 
@@ -155,9 +156,17 @@ class Dispatcher:
             if not task.cancelled():
                 task.result()
         if self._running is not None and self._running[1] in done:
+            self._close_if_undecided()
             self._running = None
         if self._starting in done:
             self._starting = None
+
+    def _close_if_undecided(self) -> None:
+        """Close the slot whose work has ended without a decision."""
+        if self._running is not None:
+            job, task = self._running
+            if not task.done() or task.cancelled() or task.exception() is not None:
+                job.close()
 
     def _work(self) -> set[asyncio.Task[None]]:
         running = None if self._running is None else self._running[1]
@@ -186,13 +195,9 @@ class Dispatcher:
         made: Made
         try:
             made = await self._engine.run(_request(job))
-        except asyncio.CancelledError:
-            job.span.end()
-            raise
         except EngineLostError as error:
             self._engine_ready = False
             if _being_cancelled():
-                job.span.end()
                 raise asyncio.CancelledError from error
             logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
             semconv.record_failure(job.span, error)

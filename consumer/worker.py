@@ -233,7 +233,9 @@ class Worker:
     def _publish(self, decision: Decision) -> None:
         topic, partition, _ = decision.key
         owner = self._partitions.get(TopicPartition(topic, partition))
-        if owner is not None:
+        if owner is None:
+            decision.close()
+        else:
             owner.decide(decision)
         self._update_flow()
 
@@ -270,8 +272,10 @@ class Worker:
         self._tasks[partition] = asyncio.create_task(owner.run())
 
     def _give_up(self, partition: TopicPartition) -> None:
-        for offset in self._partitions.pop(partition).at_work():
+        owner = self._partitions.pop(partition)
+        for offset in owner.at_work():
             self._dispatcher.drop(TickKey(partition.topic, partition.partition, offset))
+        owner.abandon()
         task = self._tasks.pop(partition)
         task.cancel()
         self._closing.add(task)

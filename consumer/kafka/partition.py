@@ -126,6 +126,11 @@ class Partition:
             self._decided[offset] = decision
             self._changed.set()
 
+    def abandon(self) -> None:
+        """Close the spans of the decisions that wait: this worker will not publish them."""
+        for decision in self._decided.values():
+            decision.close()
+
     async def run(self) -> None:
         """Claim and publish until cancelled."""
         try:
@@ -189,7 +194,7 @@ class Partition:
     def _forget(self, offset: int) -> None:
         decision = self._decided.pop(offset, None)
         if decision is not None:
-            decision.span.end()
+            decision.close()
         self._at_work.discard(offset)
         self._on_past(TickKey(self.partition.topic, self.partition.partition, offset))
 
@@ -216,7 +221,7 @@ class Partition:
         self._failures = 0
         self._ledger.committed(point, batch)
         for offset in batch:
-            self._decided.pop(offset).span.end()
+            self._decided.pop(offset).close()
         self._on_ready()
 
     @contextmanager
