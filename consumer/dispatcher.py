@@ -90,6 +90,17 @@ class Dispatcher:
         self._closing_at_s = moment_s
         self._wake.set()
 
+    async def start(self) -> None:
+        """Start the engine; `run` does it itself whenever the engine is down.
+
+        Raises:
+            EngineStartError: the engine cannot start.
+        """
+        await self._engine.stop()  # what is left of a lost one
+        await self._engine.start()
+        self._engine_ready = True
+        logger.info("Engine ready")
+
     async def run(self) -> None:
         """Serve until cancelled; a slot in the making is then stopped and left undecided.
 
@@ -176,13 +187,7 @@ class Dispatcher:
 
     def _start_engine_if_down(self) -> None:
         if not self._engine_ready and self._running is None and self._starting is None:
-            self._starting = asyncio.create_task(self._start_engine())
-
-    async def _start_engine(self) -> None:
-        await self._engine.stop()  # what is left of a lost one
-        await self._engine.start()
-        self._engine_ready = True
-        logger.info("Engine ready")
+            self._starting = asyncio.create_task(self.start())
 
     async def _make(self, job: Job) -> None:
         started_s = time.monotonic()
