@@ -50,6 +50,7 @@ class KafkaConfig(Section):
     group_id: str = Field(min_length=1, max_length=249)
     topics: TopicsConfig
     security: SecurityConfig
+    start_timeout_s: float = Field(ge=0)
     request_timeout_s: float = Field(gt=0)
     session_timeout_s: float = Field(gt=0)
     rebalance_timeout_s: float = Field(gt=0)

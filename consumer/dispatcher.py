@@ -81,7 +81,7 @@ class Dispatcher:
         """Forget a slot that is no longer ours to decide, and stop its work."""
         job = self.queue.remove(key)
         if job is not None:
-            job.span.end()
+            job.close()
         if self._running is not None and self._running[0].key == key:
             self._running[1].cancel()
 
@@ -89,6 +89,17 @@ class Dispatcher:
         """Start no more slots that would not be finished by a monotonic second."""
         self._closing_at_s = moment_s
         self._wake.set()
+
+    async def start(self) -> None:
+        """Start the engine; `run` does it itself whenever the engine is down.
+
+        Raises:
+            EngineStartError: the engine cannot start.
+        """
+        await self._engine.stop()  # what is left of a lost one
+        await self._engine.start()
+        self._engine_ready = True
+        logger.info("Engine ready")
 
     async def run(self) -> None:
         """Serve until cancelled; a slot in the making is then stopped and left undecided.
@@ -107,8 +118,9 @@ class Dispatcher:
             for task in self._work():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+            self._close_if_undecided()
             for job in self.queue:
-                job.span.end()
+                job.close()
             await self._engine.stop()
 
     # --- the queue --------------------------------------------------------------------------
@@ -150,7 +162,7 @@ class Dispatcher:
             if refusal is not None:
                 self._refuse(job, refusal)
             elif now_s + (self._engine.predict_s(job.recipe) or 0.0) > self._closing_at_s:
-                job.span.end()  # left undecided, to whoever reads the partition next
+                job.close()  # left undecided, to whoever reads the partition next
             else:
                 self._running = job, asyncio.create_task(self._make(job))
         self._wake.set()  # there may be more
@@ -171,9 +183,17 @@ class Dispatcher:
             if not task.cancelled():
                 task.result()
         if self._running is not None and self._running[1] in done:
+            self._close_if_undecided()
             self._running = None
         if self._starting in done:
             self._starting = None
+
+    def _close_if_undecided(self) -> None:
+        """Close the slot whose work has ended without a decision."""
+        if self._running is not None:
+            job, task = self._running
+            if not task.done() or task.cancelled() or task.exception() is not None:
+                job.close()
 
     def _work(self) -> set[asyncio.Task[None]]:
         running = None if self._running is None else self._running[1]
@@ -183,13 +203,7 @@ class Dispatcher:
 
     def _start_engine_if_down(self) -> None:
         if not self._engine_ready and self._running is None and self._starting is None:
-            self._starting = asyncio.create_task(self._start_engine())
-
-    async def _start_engine(self) -> None:
-        await self._engine.stop()  # what is left of a lost one
-        await self._engine.start()
-        self._engine_ready = True
-        logger.info("Engine ready")
+            self._starting = asyncio.create_task(self.start())
 
     async def _make(self, job: Job) -> None:
         started_s = time.monotonic()
@@ -202,13 +216,9 @@ class Dispatcher:
         made: Made
         try:
             made = await self._engine.run(_request(job))
-        except asyncio.CancelledError:
-            job.span.end()
-            raise
         except EngineLostError as error:
             self._engine_ready = False
             if _being_cancelled():
-                job.span.end()
                 raise asyncio.CancelledError from error
             logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
             semconv.record_failure(job.span, error)

@@ -79,6 +79,10 @@ class Job:
         """The seed that is in force."""
         return int(self.recipe["seed"])
 
+    def close(self) -> None:
+        """End the tick's span, unless that was done: the tick is left undecided."""
+        _end_once(self.span)
+
 
 @dataclass(frozen=True, eq=False)
 class Decision:
@@ -97,3 +101,13 @@ class Decision:
     """Whether the trace context goes into the headers; a dead letter keeps its own."""
     smaller: Decision | None = None
     """What is written instead if the topic refuses a record of this size."""
+
+    def close(self) -> None:
+        """End the tick's span, unless that was done: published, or no longer ours to publish."""
+        _end_once(self.span)
+
+
+def _end_once(span: Span) -> None:
+    # A tick can be given up by its partition and by the dispatcher, in either order.
+    if span.is_recording():
+        span.end()

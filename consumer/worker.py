@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,20 +21,31 @@ from opentelemetry.trace import Link, SpanKind
 from consumer.admission import Admission
 from consumer.config import KafkaConfig
 from consumer.dispatcher import Dispatcher, Made
-from consumer.engine.base import Engine
+from consumer.engine.base import Engine, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
-from consumer.kafka.clients import connecting, make_admin, make_consumer
+from consumer.kafka.clients import (
+    KafkaUnreachableError,
+    background_tasks,
+    connecting,
+    make_admin,
+    make_consumer,
+)
 from consumer.kafka.partition import Partition
 from consumer.kafka.publisher import TransactionalPublisher
 from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
+from consumer.watched_tasks import WatchedTasks
 from schemas import WorkerInfo
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
+START_CANCEL_S = 5.0
+FIRST_CONNECT_TIMEOUT_S = 5.0
+FIRST_CONNECT_BACKOFF_S = 0.1
+MAX_CONNECT_BACKOFF_S = 2.0
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
@@ -41,6 +53,19 @@ tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 
 class WorkerStartError(Exception):
     """The worker cannot start; the message is one line that says what to do."""
+
+
+class WorkerFailedError(Exception):
+    """A task of the worker ended that must not; the log has its traceback."""
+
+
+EXPECTED_ERRORS = (
+    EngineStartError,
+    KafkaUnreachableError,
+    ModuleNotFoundError,
+    WorkerStartError,
+)
+"""What may end a worker without being a fault of its own; the message says all."""
 
 
 class Worker:
@@ -65,12 +90,16 @@ class Worker:
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
         self._topic = config.topics.ticks
+        self._engine = engine
         info = WorkerInfo(id=self.worker_id, version=importlib.metadata.version("vortex-slots"))
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
         self._dispatcher = Dispatcher(engine, Admission(engine), self._decide)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._watched = WatchedTasks(self._fail)
+        self._failure: BaseException | None = None
+        self._started = asyncio.Event()
         self._standing: Mapping[TopicPartition, Fault] = {}
         self._queue_full = False
         self._open_to_ticks = True
@@ -92,42 +121,29 @@ class Worker:
         self._stop_requested.set()
 
     async def run(self) -> None:
-        """Serve until `request_stop`.
+        """Serve until `request_stop`; join the group only once the engine has started.
 
         Raises:
             KafkaUnreachableError: no broker lets us in.
             WorkerStartError: a topic is missing.
             EngineStartError: the engine cannot start.
+            WorkerFailedError: a task ended that was not told to; start another worker.
         """
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
         self._reader = TickReader(self._consumer, self._receive)
         self._standing = self._reader.standing
         self._admin = make_admin(self._config, client_id=self.worker_id)
         try:
-            await self._connect()
-            self._consumer.subscribe([self._topic], listener=_Listener(self))
-            serving = asyncio.create_task(self._dispatcher.run())
-            polling = asyncio.create_task(self._poll())
-            stopping = asyncio.create_task(self._stop_requested.wait())
-            try:
-                await asyncio.wait(
-                    {serving, polling, stopping}, return_when=asyncio.FIRST_COMPLETED
-                )
-                if stopping.done():
-                    await self._finish_what_can_be_finished(serving)
-            finally:
-                self._stop_requested.set()  # ends the poll loop; a poll itself is never cancelled
-                stopping.cancel()
-                serving.cancel()
-                outcomes = await asyncio.gather(serving, return_exceptions=True)
-                await self._drain()
-                await _within(STOP_TIMEOUT_S, polling)
-            for error in outcomes:
-                if isinstance(error, Exception):
-                    raise error
-            logger.info("Stopped")
+            await self._start()
+            if not self._stop_requested.is_set():
+                await self._serve()
         finally:
-            await self._disconnect()
+            await _bounded("engine", self._engine.stop())
+            await _bounded("consumer", self._consumer.stop())
+            await _bounded("admin", self._admin.close())
+        if self._failure is not None:
+            raise self._failure
+        logger.info("Stopped")
 
     # --- intake -----------------------------------------------------------------------------
 
@@ -246,7 +262,9 @@ class Worker:
     def _publish(self, decision: Decision) -> None:
         topic, partition, _ = decision.key
         owner = self._partitions.get(TopicPartition(topic, partition))
-        if owner is not None:
+        if owner is None:
+            decision.close()
+        else:
             owner.decide(decision)
         self._update_flow()
 
@@ -265,6 +283,8 @@ class Worker:
             self._give_up(lost)
         for partition in assigned:
             if partition not in self._partitions:
+                if self._stop_requested.is_set():
+                    continue  # nothing will be read from it, and nobody would give it up
                 self._add(partition)
             self._partitions[partition].assigned()
         self._update_flow()
@@ -280,62 +300,146 @@ class Worker:
             on_past=self._dispatcher.drop,
         )
         self._partitions[partition] = owner
-        self._tasks[partition] = asyncio.create_task(owner.run())
+        self._tasks[partition] = self._watched.start(
+            f"partition {partition.partition}", owner.run()
+        )
 
     def _give_up(self, partition: TopicPartition) -> None:
         self._reader.forget(partition)
-        for offset in self._partitions.pop(partition).at_work():
+        owner = self._partitions.pop(partition)
+        for offset in owner.at_work():
             self._dispatcher.drop(TickKey(partition.topic, partition.partition, offset))
+        owner.abandon()
         task = self._tasks.pop(partition)
-        task.cancel()
+        self._watched.cancel(task)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     # --- start and stop ---------------------------------------------------------------------
 
+    async def _start(self) -> None:
+        """Reach Kafka and start the engine, or return early when told to stop."""
+        starting = self._watched.start("start", self._prepare(), may_end=self._started)
+        stopping = asyncio.create_task(self._stop_requested.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            self._watched.cancel(starting)
+            await asyncio.wait({starting}, timeout=START_CANCEL_S)
+
+    async def _prepare(self) -> None:
+        await self._connect()
+        await self._dispatcher.start()
+        self._started.set()
+
     async def _connect(self) -> None:
-        servers = self._config.bootstrap_servers
+        """Connect to Kafka, again and again within `start_timeout_s` if that may help."""
+        limit_s = self._config.start_timeout_s
+        give_up_at_s = time.monotonic() + limit_s
+        timeout_s, backoff_s = FIRST_CONNECT_TIMEOUT_S, FIRST_CONNECT_BACKOFF_S
+        attempts = 0
+        while True:
+            left_s = give_up_at_s - time.monotonic()
+            try:
+                # At least a second, so that the last attempt, or the only one, has a chance.
+                await self._try_to_connect(max(1.0, min(timeout_s, left_s)))
+                break
+            except (KafkaUnreachableError, WorkerStartError) as error:
+                attempts += 1
+                permanent = isinstance(error, KafkaUnreachableError) and error.permanent
+                if permanent or time.monotonic() + backoff_s >= give_up_at_s:
+                    raise
+                if attempts == 1:
+                    logger.warning(
+                        "Waiting for Kafka", extra={"reason": str(error), "limit_s": limit_s}
+                    )
+            await asyncio.sleep(backoff_s)
+            timeout_s = min(2 * timeout_s, self._config.request_timeout_s)
+            backoff_s = min(2 * backoff_s, MAX_CONNECT_BACKOFF_S)
+        if attempts:
+            logger.info("Kafka reached", extra={"attempts": attempts + 1})
+
+    async def _try_to_connect(self, timeout_s: float) -> None:
         with connecting():
-            await self._consumer.start()
-            await self._admin.start()
-            topics = set(await self._admin.list_topics())
+            async with asyncio.timeout(timeout_s):
+                await self._admin.start()
+                # Asks a random broker, which may be one that is down.
+                topics = set(await self._admin.list_topics())
         names = self._config.topics
         missing = sorted({names.ticks, names.results, names.dead_letter} - topics)
         if missing:
             raise WorkerStartError(
-                f"Kafka at {servers} has no topic {', '.join(missing)};"
+                f"Kafka at {self._config.bootstrap_servers} has no topic {', '.join(missing)};"
                 " create it with `vortex kafka create-topics`"
             )
+        with connecting():
+            async with asyncio.timeout(timeout_s):
+                await self._consumer.start()  # last, as it can only be started once
 
-    async def _finish_what_can_be_finished(self, serving: asyncio.Task[None]) -> None:
+    # --- serving ----------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Join the group and serve until told to stop, or until a task fails."""
+        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        serving = self._watched.start("dispatcher", self._dispatcher.run())
+        polling = self._watched.start("poll loop", self._poll(), may_end=self._stop_requested)
+        foreign = background_tasks(self._consumer)
+        for task in foreign:
+            self._watched.watch(task)
+        try:
+            await self._stop_requested.wait()
+            if self._failure is None:
+                await self._finish_what_can_be_finished()
+        finally:
+            self._stop_requested.set()  # ends the poll loop; a poll itself is never cancelled
+            self._watched.release(*foreign)
+            self._watched.cancel(serving)
+            await asyncio.wait({serving})
+            await self._drain()
+            await _within(STOP_TIMEOUT_S, polling)
+
+    def _fail(self, task: str, error: BaseException | None) -> None:
+        """Take note that a task ended that was not told to, and stop; the first one is raised."""
+        failure = error
+        if not isinstance(error, EXPECTED_ERRORS):
+            logger.error("Task ended unexpectedly", extra={"task": task}, exc_info=error)
+            reason = "it was told to by nobody" if error is None else repr(error)
+            failure = WorkerFailedError(
+                f"the worker failed unexpectedly: its {task} ended: {' '.join(reason.split())};"
+                " start it again"
+            )
+            failure.__cause__ = error
+        self._failure = self._failure or failure
+        self._stop_requested.set()
+
+    def rebalance_failed(self, error: Exception) -> None:
+        """Take note of an error of ours in a rebalance, which aiokafka would only log."""
+        self._fail("rebalance", error)
+
+    async def _finish_what_can_be_finished(self) -> None:
         grace_s = self._config.shutdown_grace_s
         logger.info("Stopping", extra={"grace_s": grace_s, "waiting": len(self._dispatcher.queue)})
         self._update_flow()
         give_up_at_s = time.monotonic() + grace_s
         self._dispatcher.finish_by(give_up_at_s)
-        while not self._dispatcher.idle and not serving.done() and time.monotonic() < give_up_at_s:
+        while (
+            not self._dispatcher.idle and self._failure is None and time.monotonic() < give_up_at_s
+        ):
             await asyncio.sleep(0.05)
 
     async def _drain(self) -> None:
         """Have decided outcomes published; what is undecided stays for the next owner."""
         give_up_at_s = time.monotonic() + DRAIN_TIMEOUT_S
         while time.monotonic() < give_up_at_s and any(
-            partition.has_decisions for partition in self._partitions.values()
+            owner.has_decisions and not self._tasks[partition].done()
+            for partition, owner in self._partitions.items()
         ):
             await asyncio.sleep(0.02)
         for partition in list(self._partitions):
             self._give_up(partition)
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
-
-    async def _disconnect(self) -> None:
-        for client, stop in (("consumer", self._consumer.stop), ("admin", self._admin.close)):
-            try:
-                await asyncio.wait_for(stop(), STOP_TIMEOUT_S)
-            except (TimeoutError, KafkaError) as error:
-                logger.warning(
-                    "Did not stop cleanly", extra={"what": client, "reason": repr(error)}
-                )
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
@@ -345,10 +449,19 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka shi
         self._worker = worker
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._worker.partitions_revoked(revoked)
+        with self._failing():
+            self._worker.partitions_revoked(revoked)
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._worker.partitions_assigned(assigned)
+        with self._failing():
+            self._worker.partitions_assigned(assigned)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - aiokafka would log it and go on
+            self._worker.rebalance_failed(error)
 
 
 async def _within(timeout_s: float, task: asyncio.Task[None]) -> None:
@@ -357,3 +470,11 @@ async def _within(timeout_s: float, task: asyncio.Task[None]) -> None:
     for straggler in late:
         straggler.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def _bounded(what: str, stopping: Awaitable[None]) -> None:
+    """Let something stop within a time limit."""
+    try:
+        await asyncio.wait_for(stopping, STOP_TIMEOUT_S)
+    except (TimeoutError, KafkaError) as error:
+        logger.warning("Did not stop cleanly", extra={"what": what, "reason": repr(error)})

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
-from typing import Annotated
 
-import typer
-
-from consumer.cli import config, demo, doctor, kafka, models, run, schemas, tick, watch
-from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"vortex {importlib.metadata.version('vortex-slots')}")
-        raise typer.Exit
-
-
-app = typer.Typer(
-    name="vortex",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-
-
-@app.callback()
-def _vortex(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
-    """Makes talking-head videos for slot ticks from Kafka, before their deadlines.
-
-    New here? `vortex demo` starts everything it needs and shows the whole way of six ticks.
-
-    Exit codes: 0 all is well; 1 it ran, but not everything came out as it should; 2 wrong usage or
-    configuration; 3 something needed is missing or cannot be reached.
-    """
-
-
-app.command(name="demo")(demo.demo)
-app.command(name="run")(run.run)
-app.command(name="tick")(tick.tick)
-app.command(name="watch")(watch.watch)
-app.command(name="doctor")(doctor.doctor)
-app.command(name="schemas")(schemas.schemas)
-app.add_typer(kafka.app, name="kafka")
-app.add_typer(models.app, name="models")
-app.add_typer(config.app, name="config")
+from consumer.cli.stop_signals import held_stop
 
 
 def main() -> None:
     """Run the command line; an expected failure is one line on standard error."""
-    try:
-        app()
-    except FAILURES as error:
-        fail(str(error), exit_code_of(error))
-    except ModuleNotFoundError as error:
-        fail(
-            f"this command needs the package {error.name}; install vortex-slots[pipeline], or"
-            " vortex-slots[demo] with the small models and an embedded Kafka",
-            EXIT_MISSING,
-        )
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if sys.argv[1:2] == ["run"]:
+        held_stop.hold()  # before the imports below, which take a second
+    from consumer.cli.app import run_app
+
+    run_app()

@@ -15,13 +15,14 @@ from consumer.config import WorkerConfig
 from consumer.engine.base import EngineStartError
 from consumer.kafka.clients import KafkaUnreachableError
 from consumer.kafka.jars import EmbeddedKafkaError
-from consumer.worker import WorkerStartError
+from consumer.worker import WorkerFailedError, WorkerStartError
 from vortex.config import ConfigError
 from vortex.errors import VortexInitializationError
 
 EXIT_NOT_AS_IT_SHOULD = 1
 EXIT_USAGE = 2
 EXIT_MISSING = 3
+EXIT_FAILED = 4
 
 FAILURES = (
     ArtifactError,
@@ -31,6 +32,7 @@ FAILURES = (
     KafkaError,
     KafkaUnreachableError,
     VortexInitializationError,
+    WorkerFailedError,
     WorkerStartError,
 )
 """Expected failures: their message is one line for the user, and no stack trace follows."""
@@ -55,10 +57,17 @@ def load_config(path: Path | None) -> WorkerConfig:
 
 def exit_code_of(error: BaseException) -> int:
     """Return what a script should see."""
-    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_MISSING
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    return EXIT_FAILED if isinstance(error, WorkerFailedError) else EXIT_MISSING
+
+
+def complain(message: str) -> None:
+    """Say in one line what is wrong."""
+    print(f"vortex: {message}", file=sys.stderr)  # noqa: T201
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Say in one line what is wrong, and end the process."""
-    print(f"vortex: {message}", file=sys.stderr)  # noqa: T201
+    complain(message)
     sys.exit(exit_code)

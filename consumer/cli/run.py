@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import Annotated
 
 import typer
 
-from consumer.cli.common import ConfigOption, load_config
+from consumer.cli.common import FAILURES, ConfigOption, complain, exit_code_of, load_config
+from consumer.cli.leaving import AbandonableThreads, leave
+from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
@@ -26,24 +27,32 @@ def run(
     """Serve ticks until told to stop.
 
     SIGTERM or Ctrl-C: running slots are finished within the grace period, waiting ones that do not
-    fit are left to other workers, and the command ends with exit code 0.
+    fit are left to other workers, and the command ends with exit code 0. A worker that still starts
+    ends within seconds.
+
+    While Kafka or its topics are not there, it waits for kafka.start_timeout_s. Exit code 4: a task
+    of the worker failed unexpectedly; start it again.
 
     Example: `VORTEX__KAFKA__BOOTSTRAP_SERVERS=broker:9092 vortex run --config worker.yaml`
     """
     settings = load_config(config)
     configure_logging(settings.logging.level, settings.logging.format)
     tracing = configure_tracing(settings.telemetry)
+    exit_code = 0
     try:
         asyncio.run(_serve(settings, worker_id))
+    except FAILURES as error:
+        complain(str(error))
+        exit_code = exit_code_of(error)
     finally:
         tracing.shutdown(TRACING_SHUTDOWN_S)
+    leave(exit_code)
 
 
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
     from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
 
     worker = Worker(settings.kafka, InlineEngine(settings), worker_id=worker_id)
-    loop = asyncio.get_running_loop()
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop, worker.request_stop)
+    asyncio.get_running_loop().set_default_executor(AbandonableThreads())
+    held_stop.hand_over(worker.request_stop)
     await worker.run()

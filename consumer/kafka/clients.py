@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Iterator
@@ -11,7 +12,15 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    ClusterAuthorizationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 
 from consumer.config import KafkaConfig
 
@@ -21,11 +30,30 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_BATCH_BYTES = 16 * 1024
 """Records of one topic partition travel together up to this size; a larger one travels alone."""
 
+_REFUSALS = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    ClusterAuthorizationFailedError,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+    ssl.SSLError,
+)
+"""A broker was there, and security settings did not fit."""
+
+_CONNECTION_ENDS = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
+"""Errors of TLS that a broker which stops or restarts causes too."""
+
 _aiokafka_logger = logging.getLogger("aiokafka")
 
 
 class KafkaUnreachableError(Exception):
     """No broker lets us in; the message is one line with the reason and what to do."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        """Take the message, and whether trying again cannot help, as with a wrong password."""
+        super().__init__(message)
+        self.permanent = permanent
 
 
 @contextmanager
@@ -38,9 +66,11 @@ def connecting() -> Iterator[None]:
         KafkaUnreachableError: instead of what the client raised.
     """
     reasons: list[str] = []
+    causes: list[object] = []
 
     def collect(record: logging.LogRecord) -> bool:
         reasons.append(record.getMessage())
+        causes.extend(record.args if isinstance(record.args, tuple) else ())
         return False
 
     _aiokafka_logger.addFilter(collect)
@@ -48,12 +78,31 @@ def connecting() -> Iterator[None]:
         yield
     except (KafkaError, OSError) as error:
         reason = reasons[-1] if reasons else str(error)
+        if isinstance(error, TimeoutError) and not reason:
+            reason = "the brokers did not answer in time"
+        permanent = any(map(_is_refusal, (error, *causes)))
         raise KafkaUnreachableError(
             f"Kafka cannot be reached: {reason}; is it running (`vortex kafka start`), and are"
-            " kafka.bootstrap_servers and kafka.security right?"
+            " kafka.bootstrap_servers and kafka.security right?",
+            permanent=permanent,
         ) from error
     finally:
         _aiokafka_logger.removeFilter(collect)
+
+
+def background_tasks(consumer: AIOKafkaConsumer) -> list[asyncio.Task[None]]:
+    """Return the tasks without which a started consumer goes on in vain, each with a name.
+
+    Nothing public tells that one has ended: polls then find nothing, or raise for ever.
+    """
+    tasks: dict[str, asyncio.Task[None]] = {
+        "aiokafka's fetcher": consumer._fetcher._fetch_task,
+        "aiokafka's coordinator": consumer._coordinator._coordination_task,
+        "aiokafka's metadata": consumer._client._sync_task,
+    }
+    for name, task in tasks.items():
+        task.set_name(name)
+    return list(tasks.values())
 
 
 def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
@@ -129,6 +178,10 @@ def _connection(config: KafkaConfig, client_id: str) -> dict[str, Any]:
             security.password.get_secret_value() if security.password else None
         ),
     }
+
+
+def _is_refusal(cause: object) -> bool:
+    return isinstance(cause, _REFUSALS) and not isinstance(cause, _CONNECTION_ENDS)
 
 
 def _ms(seconds: float) -> int:

@@ -141,6 +141,11 @@ class Partition:
             self._decided[offset] = decision
             self._changed.set()
 
+    def abandon(self) -> None:
+        """Close the spans of the decisions that wait: this worker will not publish them."""
+        for decision in self._decided.values():
+            decision.close()
+
     async def run(self) -> None:
         """Claim and publish until cancelled."""
         try:
@@ -212,7 +217,7 @@ class Partition:
     def _forget(self, offset: int) -> None:
         decision = self._decided.pop(offset, None)
         if decision is not None:
-            decision.span.end()
+            decision.close()
         self._at_work.discard(offset)
         self._on_past(TickKey(self.partition.topic, self.partition.partition, offset))
 
@@ -254,7 +259,7 @@ class Partition:
         self._ledger.committed(point, batch)
         self._committed_seen = max(self._committed_seen, point.offset)
         for offset in batch:
-            self._decided.pop(offset).span.end()
+            self._decided.pop(offset).close()
         self._one_at_a_time = self._one_at_a_time and bool(self._decided)
         self._on_ready()
 

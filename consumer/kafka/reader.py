@@ -64,10 +64,6 @@ class InputPartition(Protocol):
         """Take note that Kafka has no records below an offset."""
 
 
-class ReaderDiedError(Exception):
-    """The client's background task has ended: nothing will ever be read again."""
-
-
 @dataclass(frozen=True)
 class Fault:
     """Why a partition stands still."""
@@ -135,14 +131,8 @@ class TickReader:
             room: the most records to take in.
 
         Raises:
-            ReaderDiedError: nothing will ever be read again.
             KafkaError: brokers or group do not let us read at present.
         """
-        fetching = self._consumer._fetcher.error_future  # aiokafka does not tell otherwise
-        if fetching.done():
-            raise ReaderDiedError("the Kafka client has stopped fetching") from (
-                None if fetching.cancelled() else fetching.exception()
-            )
         now_s = time.monotonic()
         wanted = [
             partition
