@@ -33,16 +33,19 @@ class Admission:
         return self.before_start(job, job.arrival.monotonic_s)
 
     def before_start(self, job: Job, now_s: float) -> Refusal | None:
-        """Return why the slot can no longer be finished, or None."""
+        """Return why the slot cannot be finished, or None; a slot with a reason is refused."""
         left_s = job.deadline_s - now_s
-        needed_s = self._needed_s(job)
-        if left_s > needed_s:
-            return None
         if left_s <= 0:
             detail = "the deadline passed while the slot waited"
-        else:
+            return Refusal(MissReason.PREDICTED, detail)
+        ruled_out = self._engine.rule_out(job.recipe)
+        if ruled_out is not None:
+            return Refusal(MissReason.PREDICTED, ruled_out)
+        needed_s = self._needed_s(job)
+        if left_s <= needed_s:
             detail = f"{left_s:.3f} s are left, and the slot needs {needed_s:.3f} s"
-        return Refusal(MissReason.PREDICTED, detail)
+            return Refusal(MissReason.PREDICTED, detail)
+        return None
 
     def latest_start_s(self, job: Job) -> float:
         """Return the monotonic second from which on the slot is hopeless."""

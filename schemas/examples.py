@@ -30,6 +30,8 @@ from schemas.recipe import (
 
 _EMITTED = datetime(2026, 11, 23, 20, 15, 0, tzinfo=UTC)
 _DEADLINE = _EMITTED + timedelta(seconds=45)
+# Small enough for a worker without a GPU.
+_FORMAT = SlotParams(duration_sec=6.0, fps=12, resolution="128x128")
 _WORKER = WorkerInfo(id="worker-7f9c", version="0.1.0")
 _SOURCE = TickSource(topic="slot.ticks", partition=3, offset=1842)
 
@@ -78,6 +80,7 @@ def _minimal_tick() -> SlotTick:
         slot_id=12345,
         deadline=_DEADLINE,
         recipe=Recipe(
+            slot_params=_FORMAT,
             audio_track=AudioTrack(script="Good evening. Here is the news."),
             visual_track=VisualTrack(prompt="A news presenter with red hair and a green coat"),
         ),
@@ -92,7 +95,7 @@ def _full_tick() -> SlotTick:
         emitted_at=_EMITTED,
         recipe=Recipe(
             recipe_id="news-at-nine",
-            slot_params=SlotParams(duration_sec=45.0, fps=24, resolution="512x512"),
+            slot_params=_FORMAT,
             audio_track=AudioTrack(
                 script="Good evening. Here is the news.",
                 voice_id="default",
@@ -115,7 +118,7 @@ def _full_tick() -> SlotTick:
 
 
 def _complete() -> SlotComplete:
-    decided = _EMITTED + timedelta(seconds=13)
+    decided = _EMITTED + timedelta(seconds=6)
     return SlotComplete(
         slot_id=12345,
         channel="main",
@@ -127,11 +130,11 @@ def _complete() -> SlotComplete:
             queue_ms=8.2,
             audio_ms=1284.0,
             image_ms=807.3,
-            video_ms=10_940.6,
+            video_ms=4_140.6,
             clip_ms=58.9,
-            encode_ms=203.4,
+            encode_ms=103.4,
             store_ms=12.7,
-            total_ms=12_512.0,
+            total_ms=5_612.0,
         ),
         verification=Verification(
             score_clip_b=0.78,
@@ -146,14 +149,14 @@ def _complete() -> SlotComplete:
         ),
         artifact=Artifact(
             uri="s3://slots/main/12345.mp4",
-            bytes=4_218_311,
+            bytes=118_311,
             sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            duration_s=45.0,
-            width=512,
-            height=512,
-            fps=24,
+            duration_s=_FORMAT.duration_sec,
+            width=_FORMAT.width,
+            height=_FORMAT.height,
+            fps=_FORMAT.fps,
         ),
-        quality=Quality(frames_computed=1080, frames_total=1080, steps=4, rung="full"),
+        quality=Quality(frames_computed=72, frames_total=72, steps=4, rung="full"),
         seed=42,
         models={"flux": "895c0f6ae314", "kokoro": "2b70aa7ebb44"},
         worker=_WORKER,

@@ -52,6 +52,8 @@ class ScriptedEngine:
         self.scripts = dict(scripts or {})
         self.default = default or Script()
         self.predicted_s = predicted_s
+        self.ruled_out: str | None = None
+        """What `rule_out` answers."""
         self.start_error: Exception | None = None
         """Raised by the next `start`."""
         self.may_start = asyncio.Event()
@@ -112,6 +114,10 @@ class ScriptedEngine:
     def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
         """Return `predicted_s`, whatever the recipe."""
         return self.predicted_s
+
+    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+        """Return `ruled_out`, whatever the recipe."""
+        return self.ruled_out
 
     async def stop(self) -> None:
         """Be down."""

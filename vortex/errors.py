@@ -27,5 +27,12 @@ class DeviceLostError(VortexError):
     """The GPU is in an error state that only a new process clears: replace the engine."""
 
 
+class StageTimeoutError(VortexError, TimeoutError):
+    """A stage went over its limit and was stopped."""
+
+    retryable = True
+    """Whether another attempt may well end in time."""
+
+
 class DeadlineMissError(VortexError, RuntimeError):
     """The slot cannot be finished before its deadline, so its work was stopped."""

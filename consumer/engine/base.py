@@ -78,5 +78,12 @@ class Engine(Protocol):
     def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
         """Return the seconds from start to stored video, or None while nothing was measured."""
 
+    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+        """Return in words why this engine cannot make the slot within its limits, or None.
+
+        None also while it does not know: the slot may be tried. Whoever is given a reason refuses
+        the slot, and it counts as refused; after some, one is tried all the same.
+        """
+
     async def stop(self) -> None:
         """Let go of everything; bounded in time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,10 @@ class InlineEngine:
         if predicted_s is None:
             return None
         return predicted_s + self._config.orchestration.deadline_buffer_s
+
+    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+        """Return why a stage would go over its limit; see `Engine`."""
+        return None if self._scheduler is None else self._scheduler.rule_out(recipe)
 
     async def stop(self) -> None:
         """Let go of the models; does not wait for a stage that hangs."""
@@ -246,12 +251,15 @@ class InlineEngine:
         return {} if self._pipeline is None else self._pipeline.models.revisions
 
     async def _warm_up(self, pipeline: VortexPipeline, scheduler: SlotScheduler) -> None:
-        """Make a slot that finds everything cold, and one that tells how long a slot takes."""
+        """Make a slot that finds everything cold, and one that tells how long a slot takes.
+
+        Without a deadline: what is slow here is for the limits of the stages to say.
+        """
         from vortex.pipeline import WARM_UP_RECIPE
 
         try:
             cold = await pipeline.warm_up()
-            warm = await scheduler.execute(WARM_UP_RECIPE, slot_id=0)
+            warm = await scheduler.execute(WARM_UP_RECIPE, slot_id=0, deadline=math.inf)
         except Exception as error:
             raise EngineStartError(f"the warm-up slot failed: {error}") from error
         logger.info(

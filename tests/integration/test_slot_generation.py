@@ -30,7 +30,7 @@ from tests.pipelines import (
 )
 from vortex.errors import MemoryPressureError, StageHungError
 from vortex.orchestration import DeadlineMissError, SlotResult, SlotScheduler, StageEstimates
-from vortex.orchestration.estimates import STAGES
+from vortex.orchestration.estimates import STAGES, work_units
 from vortex.slot import SlotContext
 from vortex.utils.vram import VRAMMonitor
 
@@ -110,9 +110,10 @@ async def test_deadline_abort_prediction() -> None:
     pipeline = PlainPipeline(
         audio=PlainStage(delay_s=LONG_S), image=PlainStage(delay_s=LONG_S, cleanup_s=0.05)
     )
-    # Video and self-check may take 0.3 s, the buffer is 0.2 s: after 0.5 s it is too late for them.
-    limits = {"video_s": 0.2, "clip_s": 0.1}
-    scheduler = SlotScheduler(pipeline, config(timeouts=limits, deadline_buffer_s=0.2))
+    # Video and self-check take 0.3 s, the buffer is 0.2 s: after 0.5 s it is too late for them.
+    scheduler = SlotScheduler(pipeline, config(deadline_buffer_s=0.2))
+    scheduler.estimates.observe("video", 0.2, work_units(RECIPE)["video"])
+    scheduler.estimates.observe("clip", 0.1)
     slot = SlotContext(recipe=RECIPE, slot_id=1, seed=1)
     deadline = time.monotonic() + 1.0
     with pytest.raises(RuntimeError, match=r"^Deadline miss predicted") as caught:

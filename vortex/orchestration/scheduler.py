@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from vortex.errors import (
     DeviceLostError,
     InvalidRecipeError,
     StageHungError,
+    StageTimeoutError,
 )
 from vortex.orchestration.estimates import STAGES, StageEstimates, work_units
 from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
@@ -74,8 +76,9 @@ class SlotScheduler:
     Works with any pipeline that has the four methods of `Pipeline`. Cancelling a method must stop
     its work: for plain coroutines that is how asyncio behaves, `VortexPipeline` stops its threads.
 
-    A slot is given up as soon as the stages ahead can no longer fit before its deadline. What they
-    need is predicted from how long they took, and until a stage was measured from its timeout.
+    A slot is given up as soon as the stages ahead can no longer fit before its deadline, and not
+    begun if one of them would go over its timeout. What they need is predicted from how long they
+    took; a stage that was never measured may be tried, and counts as no time.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class SlotScheduler:
             recipe: mapping with `audio_track`, `visual_track` and optionally `slot_params`,
                 `semantic_constraints` and `seed`.
             slot_id: the slot's number.
-            deadline: `time.monotonic()` seconds; None is 45 s from now.
+            deadline: `time.monotonic()` seconds; None is 45 s from now, `math.inf` is none.
             slot: a context of the caller's own, to follow progress and to take frames as they are
                 made. Its `stage` and `breakdown` are also right after an error.
 
@@ -133,10 +136,13 @@ class SlotScheduler:
             The finished slot. A failed self-check is a result, not an error: see `verification`.
 
         Raises:
-            DeadlineMissError: the stages ahead cannot end in time; running ones were stopped.
+            DeadlineMissError: the stages ahead cannot end in time, running ones were stopped; or
+                one would go over its limit, and nothing was begun.
             asyncio.TimeoutError: a stage went over its limit, and so did its retries.
             Exception: a stage's own error, after its retries, unchanged.
         """
+        if (ruled_out := self.rule_out(recipe)) is not None:
+            raise DeadlineMissError(f"Deadline miss predicted before any work: {ruled_out}")
         started = self._clock()
         if deadline is None:
             deadline = started + DEFAULT_SLOT_S
@@ -148,7 +154,7 @@ class SlotScheduler:
             "Starting slot generation",
             extra={
                 **fields,
-                "deadline_s": round(deadline - started, 3),
+                "deadline_s": None if math.isinf(deadline) else round(deadline - started, 3),
                 "buffer_s": self.deadline_buffer_s,
             },
         )
@@ -185,6 +191,14 @@ class SlotScheduler:
         )
         return result
 
+    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+        """Return in words why the limits rule a slot out, or None if it may be tried.
+
+        Whoever is given a reason refuses the slot; see `StageEstimates` for what that changes.
+        """
+        overrun = self.estimates.rule_out(recipe)
+        return None if overrun is None else str(overrun)
+
     def _check_deadline(
         self, current_time: float, deadline: float, remaining_work_s: float
     ) -> bool:
@@ -194,21 +208,21 @@ class SlotScheduler:
     async def _generate_audio_with_timeout(
         self, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with asyncio.timeout(self.timeouts["audio_s"]):
+        async with self._limit("audio"):
             audio: torch.Tensor = await self.pipeline._generate_audio(recipe, *self._context(slot))
             return audio
 
     async def _generate_actor_with_timeout(
         self, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with asyncio.timeout(self.timeouts["image_s"]):
+        async with self._limit("image"):
             image: torch.Tensor = await self.pipeline._generate_actor(recipe, *self._context(slot))
             return image
 
     async def _generate_video_with_timeout(
         self, image: torch.Tensor, audio: torch.Tensor, slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with asyncio.timeout(self.timeouts["video_s"]):
+        async with self._limit("video"):
             video: torch.Tensor = await self.pipeline._generate_video(
                 image, audio, *self._context(slot)
             )
@@ -217,11 +231,26 @@ class SlotScheduler:
     async def _verify_semantic_with_timeout(
         self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> DualClipResult:
-        async with asyncio.timeout(self.timeouts["clip_s"]):
+        async with self._limit("clip"):
             verdict: DualClipResult = await self.pipeline._verify_semantic(
                 video, recipe, *self._context(slot)
             )
             return verdict
+
+    @asynccontextmanager
+    async def _limit(self, stage: str) -> AsyncIterator[None]:
+        limit_s = self.timeouts[f"{stage}_s"]
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            message = (
+                f"the {stage} did not end within its limit of {limit_s:g} s"
+                f" (orchestration.timeouts.{stage}_s)"
+            )
+            raise StageTimeoutError(message) from error
 
     def _context(self, slot: SlotContext | None) -> tuple[SlotContext, ...]:
         return (slot,) if self._takes_context and slot is not None else ()
@@ -232,7 +261,7 @@ class SlotScheduler:
         """Await a fresh coroutine until one succeeds, at most `1 + retries` times.
 
         Waits `0.5 * 2**attempt` seconds after a failed attempt. Cancellation is never retried, nor
-        is an error that another attempt cannot mend.
+        is an error that another attempt cannot mend, nor a timeout that it would only repeat.
         """
         for attempt in range(retries + 1):
             try:
@@ -242,7 +271,7 @@ class SlotScheduler:
             except NOT_RETRIED:
                 raise
             except Exception as error:
-                if attempt == retries:
+                if attempt == retries or not _is_retryable(error):
                     raise
                 backoff_s = BACKOFF_S * 2**attempt
                 logger.warning(
@@ -294,20 +323,20 @@ class _SlotRun:
     async def phase(self, *stages: str, then: tuple[str, ...] = ()) -> AsyncIterator[None]:
         """Run stages inside, and stop them once those of `then` would come too late.
 
-        Stages inside that were never measured may start even with little time: they can be quick.
+        Stages that were never measured may be tried even with little time: they can be quick.
 
         Raises:
             DeadlineMissError: that moment came, or is known to come before the stages end.
         """
         scheduler = self._scheduler
-        ahead_s = sum(self._predicted_s(stage, scheduler.timeouts[f"{stage}_s"]) for stage in then)
-        needed_s = max(self._predicted_s(stage, 0.0) for stage in stages) + ahead_s
+        ahead_s = sum(self._predicted_s(stage) for stage in then)
+        needed_s = max(self._predicted_s(stage) for stage in stages) + ahead_s
         now = scheduler._clock()
         if not scheduler._check_deadline(now, self._deadline, needed_s):
             raise self._miss(stages, needed_s)
         left_s = self._deadline - now - scheduler.deadline_buffer_s - ahead_s
         try:
-            async with asyncio.timeout(left_s) as limit:
+            async with asyncio.timeout(None if math.isinf(left_s) else left_s) as limit:
                 yield
         except TimeoutError as error:
             if limit.expired():
@@ -325,14 +354,19 @@ class _SlotRun:
 
     async def _stage(self, stage: str, make_coroutine: Callable[[], Awaitable[T]]) -> T:
         self._slot.stage = stage
-        clock = self._scheduler._clock
+        clock, estimates = self._scheduler._clock, self._scheduler.estimates
+        units = self._units[stage]
         started = clock()
 
         async def measured_attempt() -> T:
             attempt_started = clock()
-            result = await make_coroutine()
-            seconds = clock() - attempt_started
-            self._scheduler.estimates.observe(stage, seconds, self._units[stage])
+            try:
+                result = await make_coroutine()
+            except StageTimeoutError as error:
+                error.retryable = estimates.overrun(stage, units) is None
+                estimates.observe_stopped(stage, clock() - attempt_started, units)
+                raise
+            estimates.observe(stage, clock() - attempt_started, units)
             return result
 
         try:
@@ -346,9 +380,8 @@ class _SlotRun:
         finally:
             self._slot.breakdown[f"{stage}_ms"] = (clock() - started) * 1000
 
-    def _predicted_s(self, stage: str, unmeasured_s: float) -> float:
-        predicted_s = self._scheduler.estimates.predict(stage, self._units[stage])
-        return unmeasured_s if predicted_s is None else predicted_s
+    def _predicted_s(self, stage: str) -> float:
+        return self._scheduler.estimates.predict(stage, self._units[stage]) or 0.0
 
     def _miss(self, stages: tuple[str, ...], needed_s: float) -> DeadlineMissError:
         left_s = self._deadline - self._scheduler._clock()
@@ -357,6 +390,10 @@ class _SlotRun:
             f" which {self._scheduler.deadline_buffer_s:.3f} s are kept back; {needed_s:.3f} s of"
             " work are ahead"
         )
+
+
+def _is_retryable(error: Exception) -> bool:
+    return not isinstance(error, StageTimeoutError) or error.retryable
 
 
 def _missing_keys(config: Mapping[str, Any]) -> list[str]:

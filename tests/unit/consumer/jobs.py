@@ -19,13 +19,18 @@ TOPIC = "slot.ticks"
 
 
 def tick(
-    slot_id: int = 1, *, deadline: datetime | None = None, seed: int | None = None
+    slot_id: int = 1,
+    *,
+    deadline: datetime | None = None,
+    seed: int | None = None,
+    recipe: Recipe | None = None,
 ) -> SlotTick:
-    """Return a tick with a deadline in 45 seconds, if no other is given."""
+    """Return a tick with a deadline in 45 seconds and a recipe with the seed, if not given."""
     return SlotTick(
         slot_id=slot_id,
         deadline=deadline or datetime.now(UTC) + timedelta(seconds=45),
-        recipe=Recipe(
+        recipe=recipe
+        or Recipe(
             audio_track=AudioTrack(script="Good evening."),
             visual_track=VisualTrack(prompt="A news presenter"),
             seed=seed,
@@ -41,6 +46,7 @@ def job(
     offset: int | None = None,
     partition: int = 0,
     span: Span = INVALID_SPAN,
+    recipe: Recipe | None = None,
 ) -> Job:
     """Return the job of a tick that arrived just now, or at a monotonic second.
 
@@ -49,7 +55,7 @@ def job(
     arrival = Arrival(datetime.now(UTC), time.monotonic() if arrived_s is None else arrived_s)
     deadline = arrival.wall + timedelta(seconds=deadline_in_s)
     key = TickKey(TOPIC, partition, slot_id if offset is None else offset)
-    return Job.of(key, tick(slot_id, deadline=deadline), arrival, span, Context())
+    return Job.of(key, tick(slot_id, deadline=deadline, recipe=recipe), arrival, span, Context())
 
 
 def tick_json(**changes: Any) -> bytes:

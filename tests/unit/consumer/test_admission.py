@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.admission import Admission
+from consumer.admission import Admission, Refusal
 from schemas import MissReason
 from tests.engines import ScriptedEngine
 from tests.unit.consumer.jobs import job
@@ -10,8 +10,15 @@ from tests.unit.consumer.jobs import job
 NOW_S = 1000.0
 
 
-def admission(predicted_s: float | None) -> Admission:
-    return Admission(ScriptedEngine(predicted_s=predicted_s))
+TOO_LONG = (
+    "the video would take about 65 s, over its limit of 20 s (orchestration.timeouts.video_s)"
+)
+
+
+def admission(predicted_s: float | None, ruled_out: str | None = None) -> Admission:
+    engine = ScriptedEngine(predicted_s=predicted_s)
+    engine.ruled_out = ruled_out
+    return Admission(engine)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +74,25 @@ def test_slot_is_hopeless_exactly_from_its_latest_start_on(
     assert admit.latest_start_s(waiting) == latest_s
     assert admit.before_start(waiting, latest_s) is not None
     assert admit.before_start(waiting, latest_s - 0.001) is None
+
+
+@pytest.mark.parametrize("predicted_s", [None, 10.0, 100.0])
+def test_slot_that_the_limits_rule_out_is_refused_at_arrival_and_at_start(
+    predicted_s: float | None,
+) -> None:
+    admit = admission(predicted_s, ruled_out=TOO_LONG)
+    arriving = job(1, deadline_in_s=45.0, arrived_s=NOW_S)
+    refusal = Refusal(MissReason.PREDICTED, TOO_LONG)
+    assert admit.on_arrival(arriving) == refusal
+    assert admit.before_start(arriving, NOW_S + 1.0) == refusal
+
+
+def test_slot_whose_deadline_passed_is_told_so_although_the_limits_rule_it_out() -> None:
+    admit = admission(None, ruled_out=TOO_LONG)
+    arriving = job(1, deadline_in_s=-5.0, arrived_s=NOW_S)
+    refusal = admit.on_arrival(arriving)
+    assert refusal is not None
+    assert refusal.reason is MissReason.EXPIRED
+    refusal = admit.before_start(job(1, deadline_in_s=45.0, arrived_s=NOW_S), NOW_S + 50.0)
+    assert refusal is not None
+    assert refusal.detail == "the deadline passed while the slot waited"

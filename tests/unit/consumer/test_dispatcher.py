@@ -170,6 +170,31 @@ async def test_slot_that_takes_longer_than_is_left_is_answered_at_once() -> None
     assert engine.started == []
 
 
+async def test_slot_that_the_limits_rule_out_is_answered_at_once_in_words() -> None:
+    engine = ScriptedEngine()
+    engine.ruled_out = "the video would take about 65 s"
+    async with serving(engine) as bench:
+        bench.submit(job(1))
+        assert bench.decided[1].made == SlotNotMade(
+            MissReason.PREDICTED, None, "the video would take about 65 s", {}
+        )
+        assert bench.decided[1].started_s is None
+    assert engine.started == []
+
+
+async def test_waiting_slot_that_the_limits_come_to_rule_out_is_not_started() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1))
+        engine.ruled_out = "the video would take about 65 s"  # learnt from the running one
+        hold.set()
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+    assert engine.started == [0]
+
+
 async def test_slot_that_became_hopeless_is_answered_while_the_engine_is_busy() -> None:
     engine = ScriptedEngine({0: held()}, predicted_s=10.0)
     async with serving(engine) as bench:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,3 +75,112 @@ def test_every_stage_has_at_least_one_unit_of_work(duration_s: float, script: st
 
 def test_recipe_without_slot_params_counts_as_a_full_slot() -> None:
     assert work_units({"audio_track": {"script": "x"}})["video"] == 45.0 * 24
+
+
+def test_larger_frames_are_more_video_work_and_a_frame_of_512_by_512_is_one_unit() -> None:
+    def frame_units(resolution: str) -> float:
+        params = {"duration_sec": 10, "fps": 10, "resolution": resolution}
+        return work_units({"slot_params": params})["video"] / 100
+
+    assert frame_units("512x512") == 1.0
+    assert 0.8 < frame_units("64x64") < frame_units("128x128") < 0.82
+    assert frame_units("1024x1024") == pytest.approx(1.6)
+
+
+# What the limits rule out
+
+
+def slot(seconds: float) -> dict[str, Any]:
+    """Return a recipe whose video counts ten units a second."""
+    return {"slot_params": {"duration_sec": seconds, "fps": 10}}
+
+
+def refusals_until_tried(estimates: StageEstimates, recipe: dict[str, Any]) -> int:
+    for refused in range(10_000):
+        if estimates.rule_out(recipe) is None:
+            return refused
+    raise AssertionError("never tried")
+
+
+def test_slot_that_takes_longer_than_a_limit_is_ruled_out_in_words() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", 2.0, units=10.0)
+    assert estimates.rule_out(slot(9.9)) is None
+    overrun = estimates.rule_out(slot(32.5))
+    assert str(overrun) == (
+        "the video would take about 65 s, over its limit of 20 s (orchestration.timeouts.video_s)"
+    )
+
+
+def test_unmeasured_stage_is_never_ruled_out() -> None:
+    estimates = StageEstimates(dict.fromkeys((f"{stage}" for stage in STAGES), 0.001))
+    assert estimates.rule_out(slot(45.0)) is None
+
+
+def test_one_slow_slot_among_quick_ones_rules_nothing_out() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    for seconds in (18.0, 18.0, 18.0, 0.1):
+        estimates.observe("video", seconds, units=10.0)
+    assert estimates.rule_out(slot(45.0)) is None
+
+
+def test_every_refusal_makes_the_next_one_less_likely_until_a_slot_is_tried() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", 2.0, units=10.0)  # 65 s for the slot below
+    assert 3 <= refusals_until_tried(estimates, slot(32.5)) <= 8
+    assert estimates.rule_out(slot(32.5)) is None  # until it is known what came of it
+
+
+@given(seconds=SECONDS, units=st.floats(1.0, 3000.0))
+def test_no_slot_is_refused_for_ever(seconds: float, units: float) -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", min(seconds, 20.0))
+    recipe = {"slot_params": {"duration_sec": units / 10, "fps": 10}}
+    assert refusals_until_tried(estimates, recipe) < 60
+
+
+def test_slot_that_was_tried_and_stopped_is_tried_again_more_and_more_rarely() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", 2.0, units=10.0)
+    waits = []
+    for _ in range(8):
+        waits.append(refusals_until_tried(estimates, slot(32.5)))
+        estimates.observe_stopped("video", 20.0, units=325.0)
+    assert waits == sorted(waits)
+    assert waits[0] * 10 < waits[-1] < waits[0] * 20  # the doubling ends
+    assert waits[-2] == waits[-1]
+
+
+def test_slot_that_was_tried_and_made_is_not_ruled_out_again() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", 2.0, units=10.0)
+    assert refusals_until_tried(estimates, slot(32.5)) > 0
+    estimates.observe("video", 5.0, units=325.0)  # most of the short slot's time was no frame's
+    for _ in range(30):
+        estimates.observe("video", 2.0, units=10.0)  # nor when only short slots are remembered
+    assert estimates.rule_out(slot(32.5)) is None
+    estimates.observe_stopped("video", 20.0, units=325.0)
+    assert estimates.rule_out(slot(32.5)) is not None
+
+
+def test_stop_of_a_stage_that_was_never_finished_is_learnt_from() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe_stopped("video", 20.0, units=100.0)
+    assert estimates.rule_out(slot(10.0)) is None  # it may have found everything cold
+    estimates.observe_stopped("video", 20.0, units=100.0)
+    assert estimates.rule_out(slot(5.0)) is None
+    overrun = estimates.rule_out(slot(10.0))
+    assert str(overrun) == (
+        "the video would not end within its limit of 20 s, at which one of this size or smaller"
+        " was stopped (orchestration.timeouts.video_s)"
+    )
+    assert estimates.rule_out(slot(10.0)) is None  # that is weak evidence
+
+
+def test_stopped_attempts_do_not_blur_what_finished_ones_cost() -> None:
+    estimates = StageEstimates({"video": 20.0})
+    estimates.observe("video", 2.0, units=10.0)
+    for _ in range(5):
+        estimates.observe_stopped("video", 20.0, units=1000.0)  # a unit took more than 0.02 s
+    assert estimates.predict("video", units=20.0) == 4.0
+    assert estimates.overrun("video", units=101.0) is not None

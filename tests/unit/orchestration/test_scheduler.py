@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -82,6 +84,12 @@ def backoffs(monkeypatch: pytest.MonkeyPatch) -> Waits:
 
     monkeypatch.setattr("vortex.orchestration.scheduler.asyncio.sleep", record)
     return waits
+
+
+@pytest.fixture
+def short_backoffs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make backoffs take next to no time; stages take theirs."""
+    monkeypatch.setattr("vortex.orchestration.scheduler.BACKOFF_S", 0.001)
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[], Awaitable[str]], list[int]]:
@@ -215,20 +223,17 @@ async def test_deadline_defaults_to_45_seconds_from_the_start() -> None:
     assert result.metadata.deadline == result.metadata.start_time + 45.0
 
 
-async def test_until_a_stage_is_measured_it_may_take_its_whole_timeout() -> None:
-    pipeline = PlainPipeline()
-    scheduler = SlotScheduler(pipeline, CONFIG)
-    # Video, self-check and buffer: 15 + 5 + 1 s.
-    with pytest.raises(DeadlineMissError, match=r"^Deadline miss predicted in phase 'audio and i"):
-        await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 20.9)
-    assert pipeline.audio.started == pipeline.image.started == 0
-    await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 40.0)
+async def test_unmeasured_stages_may_be_tried_whatever_their_timeouts() -> None:
+    timeouts = {f"{stage}_s": 300.0 for stage in STAGES}
+    scheduler = SlotScheduler(PlainPipeline(), config(timeouts=timeouts))
+    result = await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 10.0)
+    assert result.deadline_met
 
 
-async def test_measured_stages_decide_in_place_of_their_timeouts() -> None:
-    scheduler = SlotScheduler(PlainPipeline(), CONFIG)
-    await scheduler.execute(RECIPE, slot_id=1)
-    result = await scheduler.execute(RECIPE, slot_id=2, deadline=time.monotonic() + 10.0)
+async def test_slot_without_a_deadline_is_never_a_predicted_miss() -> None:
+    estimates = measured(**dict.fromkeys(STAGES, 1e6))
+    scheduler = SlotScheduler(PlainPipeline(), CONFIG, estimates=estimates)
+    result = await scheduler.execute(RECIPE, slot_id=1, deadline=math.inf)
     assert result.deadline_met
 
 
@@ -254,12 +259,31 @@ async def test_video_that_cannot_finish_is_not_started() -> None:
     assert set(slot.breakdown) == {"audio_ms", "image_ms"}
 
 
+async def test_slot_that_the_limits_rule_out_is_refused_before_any_work() -> None:
+    pipeline = PlainPipeline()
+    scheduler = SlotScheduler(pipeline, CONFIG)
+    scheduler.estimates.observe("video", 5.0)  # 8 frames take 40 s, of 15 s
+    slot = context()
+    with pytest.raises(
+        DeadlineMissError,
+        match=r"^Deadline miss predicted before any work: the video would take about 40 s, over its"
+        r" limit of 15 s \(orchestration\.timeouts\.video_s\)$",
+    ):
+        await scheduler.execute(RECIPE, 1, slot=slot)
+    assert pipeline.audio.started == pipeline.image.started == 0
+    assert (slot.stage, slot.breakdown) == (None, {})
+
+
 async def test_slow_short_slot_does_not_rule_out_every_longer_one() -> None:
     scheduler = SlotScheduler(PlainPipeline(), CONFIG)
     for stage in STAGES:
         scheduler.estimates.observe(stage, 4.0)  # a frame would take 4 s, so 1,080 of them an hour
     long_recipe = {**RECIPE, "slot_params": {"duration_sec": 45.0, "fps": 24}}
-    result = await scheduler.execute(long_recipe, slot_id=1)
+    for _ in range(40):
+        with contextlib.suppress(DeadlineMissError):
+            await scheduler.execute(long_recipe, slot_id=1)
+            break
+    result = await scheduler.execute(long_recipe, slot_id=2)
     assert result.deadline_met
 
 
@@ -401,6 +425,50 @@ async def test_deadline_ends_the_backoff_between_attempts(monkeypatch: pytest.Mo
     with pytest.raises(DeadlineMissError):
         await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 0.5)
     assert pipeline.audio.started == 1
+
+
+@pytest.mark.usefixtures("short_backoffs")
+async def test_stage_that_timed_out_is_not_tried_again_where_it_would_overrun_again() -> None:
+    pipeline = PlainPipeline(video=PlainStage(delay_s=LONG_S))
+    limits = {"video_s": 0.05}
+    scheduler = SlotScheduler(pipeline, config(timeouts=limits, retry_policy={"video": 3}))
+    scheduler.estimates.observe("video", 0.02, units=1.0)  # 0.16 s for 8 frames
+    while scheduler.rule_out(RECIPE) is not None:
+        pass
+    with pytest.raises(asyncio.TimeoutError):
+        await scheduler.execute(RECIPE, slot_id=1)
+    assert pipeline.video.started == 1
+
+
+@pytest.mark.usefixtures("short_backoffs")
+async def test_stage_that_timed_out_is_tried_again_where_it_usually_fits() -> None:
+    pipeline = PlainPipeline(video=PlainStage(delay_s=LONG_S))
+    limits = {"video_s": 0.05}
+    scheduler = SlotScheduler(pipeline, config(timeouts=limits, retry_policy={"video": 2}))
+    scheduler.estimates.observe("video", 0.001, units=1.0)
+    with pytest.raises(asyncio.TimeoutError):
+        await scheduler.execute(RECIPE, slot_id=1)
+    assert pipeline.video.started == 3
+
+
+@pytest.mark.usefixtures("short_backoffs")
+async def test_stage_that_was_never_finished_teaches_when_it_is_stopped() -> None:
+    pipeline = PlainPipeline(video=PlainStage(delay_s=LONG_S))
+    limits = {"video_s": 0.05}
+    scheduler = SlotScheduler(pipeline, config(timeouts=limits, retry_policy={"video": 1}))
+    with pytest.raises(asyncio.TimeoutError):
+        await scheduler.execute(RECIPE, slot_id=1)
+    with pytest.raises(DeadlineMissError, match=r"the video would not end within its limit of 0"):
+        await scheduler.execute(RECIPE, slot_id=2)
+    assert pipeline.video.started == 2
+
+
+async def test_timeout_error_of_the_stage_itself_teaches_nothing() -> None:
+    error = TimeoutError("the phonemizer did not answer")
+    scheduler = SlotScheduler(PlainPipeline(audio=PlainStage(errors=[error])), CONFIG)
+    with pytest.raises(TimeoutError):
+        await scheduler.execute(RECIPE, slot_id=1)
+    assert scheduler.estimates.predict("audio") is None
 
 
 # Side by side
