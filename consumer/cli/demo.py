@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,15 @@ from consumer.cli.common import (
 )
 from consumer.config import WorkerConfig
 from consumer.demo.board import Board
+from consumer.demo.output import (
+    LOG_NAME,
+    PAGE_NAME,
+    SLOTS_NAME,
+    TRACE_NAME,
+    OutputError,
+    check_output,
+    prepare_output,
+)
 from consumer.demo.progress import ProgressHandler, live_table
 from consumer.demo.recipes import our_ticks, own_recipe, own_tick
 from consumer.demo.run import collect, emit, running_worker
@@ -47,7 +55,11 @@ _OWN = "One slot of your own"
 def demo(
     config: ConfigOption = None,
     output: Annotated[
-        Path, typer.Option(help="Directory for page, videos, trace and log; emptied first.")
+        Path,
+        typer.Option(
+            help="Directory for page, videos, trace and log: a new or an empty one, or that of an"
+            " earlier demo, whose files are replaced. Any other is refused."
+        ),
     ] = Path("demo-output"),
     prompt: Annotated[
         str | None, typer.Option(help="Description of the portrait.", rich_help_panel=_OWN)
@@ -105,12 +117,15 @@ def demo(
             )
         except ValidationError as error:
             fail(describe_validation_error(error), EXIT_USAGE)
-    output = output.resolve()
-    _direct_to(output)
-    settings = load_config(config)
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    with (output / "worker.log").open("w") as log, console.status("loading") as status:
+    try:
+        check_output(output)
+        output = output.resolve()
+        _direct_to(output)
+        settings = load_config(config)
+        prepare_output(output)
+    except OutputError as error:
+        fail(str(error), EXIT_USAGE)
+    with (output / LOG_NAME).open("w") as log, console.status("loading") as status:
         configure_logging("INFO", "json", stream=log)
         _build_models(settings, status.update)
         configure_logging("INFO", "json", stream=log)  # libraries have added handlers meanwhile
@@ -134,9 +149,9 @@ def demo(
 
 def _direct_to(output: Path) -> None:
     """Set in the environment, which wins over any file, where videos and traces go."""
-    os.environ["VORTEX__ARTIFACTS__URL"] = str(output / "slots")
+    os.environ["VORTEX__ARTIFACTS__URL"] = str(output / SLOTS_NAME)
     os.environ["VORTEX__TELEMETRY__EXPORTER"] = "file"
-    os.environ["VORTEX__TELEMETRY__FILE"] = str(output / "trace.jsonl")
+    os.environ["VORTEX__TELEMETRY__FILE"] = str(output / TRACE_NAME)
     os.environ.pop("OTEL_TRACES_EXPORTER", None)  # this command's trace goes to the file
 
 
@@ -169,10 +184,10 @@ def _show(
     from consumer.demo.page import write_page  # needs the extra `demo`
 
     videos = _whole_videos(settings, board)
-    spans = read_trace_file(output / "trace.jsonl")
+    spans = read_trace_file(output / TRACE_NAME)
     write_page(output, board, videos, spans, settings=settings, notes=notes, seconds=seconds)
     print_summary(console, board, videos, spans, relative_to=output)
-    files = {"page": "index.html", "videos": "slots", "trace": "trace.jsonl", "log": "worker.log"}
+    files = {"page": PAGE_NAME, "videos": SLOTS_NAME, "trace": TRACE_NAME, "log": LOG_NAME}
     for name, path in files.items():
         console.print(f"{name:<8}{output / path}", highlight=False, soft_wrap=True, markup=False)
     for note in notes:

@@ -12,12 +12,11 @@ from consumer.demo.board import Board
 from consumer.demo.card import Card, Video
 from consumer.demo.chart import LABELS, chart_of_run
 from consumer.demo.film import evenly_spaced_frames
+from consumer.demo.output import PAGE_NAME, SHEET_NAME
 from consumer.demo.sheet import FRAMES, SheetRow, draw_sheet
 from consumer.demo.timeline import Timeline, read_timelines
 from consumer.telemetry.trace_file import SpanRecord
 
-PAGE_NAME = "index.html"
-SHEET_NAME = "sheet.png"
 _TEMPLATE_NAME = "page.html.jinja"
 
 

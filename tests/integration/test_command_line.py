@@ -206,6 +206,19 @@ def test_demo_of_a_wrong_recipe_is_one_line_and_touches_nothing(
     assert earlier.exists()
 
 
+def test_demo_refuses_a_directory_of_someone_elses_in_one_line(tmp_path: Path) -> None:
+    own = tmp_path / "slots" / "holiday.mp4"
+    own.parent.mkdir()
+    own.write_text("irreplaceable", encoding="utf-8")
+    done = vortex("demo", "--output", str(tmp_path))
+    assert complaint(done, exit_code=2) == (
+        f"--output {tmp_path} holds files that `vortex demo` did not write;"
+        " name a new or an empty directory, or empty this one"
+    )
+    assert own.read_text(encoding="utf-8") == "irreplaceable"
+    assert list(tmp_path.rglob("*")) == [own.parent, own]
+
+
 @pytest.mark.models
 def test_demo_with_a_voice_that_is_not_there_names_those_that_are(
     mini_models: Path, tmp_path: Path

@@ -11,7 +11,8 @@ import pytest
 from consumer.config import WorkerConfig
 from consumer.demo.board import Board
 from consumer.demo.card import Video
-from consumer.demo.page import PAGE_NAME, SHEET_NAME, render_page, write_page
+from consumer.demo.output import PAGE_NAME, SHEET_NAME
+from consumer.demo.page import render_page, write_page
 from consumer.demo.tick import EXPIRED, MADE, UNREADABLE, DemoTick
 from consumer.demo.timeline import Interval, Timeline
 from consumer.results import Result
