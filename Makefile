@@ -37,7 +37,7 @@ lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/yamllint --strict config.yaml vortex/models/data/catalogue.yaml
+	$(BIN)/yamllint --strict config.yaml vortex/weights/data/catalogue.yaml
 	$(BIN)/vortex schemas --check
 
 format: $(READY) ## Put the code into shape.
@@ -45,7 +45,7 @@ format: $(READY) ## Put the code into shape.
 	$(BIN)/ruff format .
 
 evaluate: $(READY) ## Measure what the shipped small models can do, on held-out prompts and faces.
-	$(BIN)/python -m vortex.mini evaluate
+	$(BIN)/python -m training evaluate
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks

@@ -24,7 +24,7 @@ BUILDER_SOURCES = (
     "vortex/models/kokoro/packaged.py",
     "vortex/models/kokoro/english_voices.py",
     "vortex/models/kokoro/voices.py",
-    "vortex/models/manifest.py",
+    "vortex/weights/manifest.py",
 )
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from consumer.artifacts.errors import ArtifactError
 from consumer.config import WorkerConfig
+from consumer.embedded_kafka.jars import EmbeddedKafkaError
 from consumer.engine.base import EngineStartError
 from consumer.kafka.clients import KafkaUnreachableError
-from consumer.kafka.jars import EmbeddedKafkaError
 from consumer.worker import WorkerFailedError, WorkerStartError
 from vortex.config import ConfigError
 from vortex.errors import VortexInitializationError

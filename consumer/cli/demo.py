@@ -39,7 +39,7 @@ from consumer.demo.recipes import our_ticks, own_recipe, own_tick
 from consumer.demo.run import collect, emit, running_worker
 from consumer.demo.summary import print_summary
 from consumer.demo.voices import DEFAULT, installed_voices, speak_english
-from consumer.kafka.embedded import EmbeddedKafka
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.trace_file import read_trace_file
 from consumer.telemetry.tracing import configure_tracing

@@ -14,7 +14,7 @@ from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import EXIT_MISSING, FAILURES, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
 from consumer.kafka.clients import connecting, make_admin
-from vortex.models.manifest import verify_manifest
+from vortex.weights.manifest import verify_manifest
 
 KAFKA_TIMEOUT_S = 5.0
 COLLECTOR_TIMEOUT_S = 2.0

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, load_config
+from consumer.embedded_kafka.jars import cache_directory
+from consumer.embedded_kafka.local_broker import LocalBroker, local_status, start_local, stop_local
 from consumer.kafka.clients import make_admin
-from consumer.kafka.jars import cache_directory
-from consumer.kafka.local_broker import LocalBroker, local_status, start_local, stop_local
 from consumer.kafka.topics import create_topics
 
 app = typer.Typer(

@@ -28,9 +28,9 @@ from consumer.cli.common import (
 )
 from consumer.config import WorkerConfig
 from vortex.errors import VortexInitializationError
-from vortex.models.catalogue import Catalogue, CatalogueModel, HubModel
-from vortex.models.manifest import Manifest, problems
-from vortex.models.presence import Presence, presence_of
+from vortex.weights.catalogue import Catalogue, CatalogueModel, HubModel
+from vortex.weights.manifest import Manifest, problems
+from vortex.weights.presence import Presence, presence_of
 
 app = typer.Typer(help="The models' weights.", no_args_is_help=True)
 
@@ -102,7 +102,7 @@ def fetch(
     settings = load_config(config).models
     directory = settings.directory.expanduser() / profile
     try:
-        from vortex.models.fetch import fetch as fetch_models
+        from vortex.weights.fetch import fetch as fetch_models
     except ModuleNotFoundError as error:
         fail(
             f"fetching needs the package {error.name}; install vortex-slots[production]",

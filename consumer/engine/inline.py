@@ -33,9 +33,9 @@ from vortex.errors import (
     StageHungError,
     VortexInitializationError,
 )
-from vortex.models.manifest import verify_manifest
 from vortex.orchestration import SlotResult, SlotScheduler
 from vortex.slot import SlotContext
+from vortex.weights.manifest import verify_manifest
 
 if TYPE_CHECKING:
     from vortex.pipeline import VortexPipeline

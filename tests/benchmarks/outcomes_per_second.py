@@ -19,16 +19,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.config import KafkaConfig
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.engine.base import SlotMade
 from consumer.kafka.clients import make_admin, make_plain_producer, make_reader
-from consumer.kafka.embedded import EmbeddedKafka
 from consumer.kafka.topics import create_topics
 from consumer.worker import Worker
 from schemas import SlotComplete, SlotTick, outcome_json
 from schemas.examples import example_events
 from tests.benchmarks.side_by_side import Comparison
-from tests.engines import Script, ScriptedEngine
-from tests.lane import Lane, tick
+from tests.support.engines import Script, ScriptedEngine
+from tests.support.lane import Lane, tick
 
 TICKS = 4000
 ROUNDS = 5

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from tests.benchmarks.side_by_side import Comparison
-from tests.pipelines import CONFIG, RECIPE, PlainPipeline, PlainStage
+from tests.support.pipelines import CONFIG, RECIPE, PlainPipeline, PlainStage
 from vortex.orchestration import SlotScheduler
 
 STAGE_S = 0.1

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from consumer.kafka.embedded import EmbeddedKafka
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.topics import create_topics
-from tests.lane import Lane
+from tests.support.lane import Lane
 
 MakeTopic = Callable[..., Awaitable[str]]
 MakeLane = Callable[..., Awaitable[Lane]]

@@ -9,9 +9,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from consumer.kafka.clients import make_plain_producer, make_reader
 from consumer.results import DeadLetter
-from tests.engines import ScriptedEngine
 from tests.integration.conftest import MakeLane
-from tests.lane import Lane, place, slots, tick
+from tests.support.engines import ScriptedEngine
+from tests.support.lane import Lane, place, slots, tick
 
 pytestmark = pytest.mark.kafka
 

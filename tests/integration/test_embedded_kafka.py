@@ -21,9 +21,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import InvalidReplicationFactorError
 
-from consumer.kafka import embedded
-from consumer.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
-from consumer.kafka.local_broker import local_status, start_local, stop_local
+from consumer.embedded_kafka import cluster as embedded
+from consumer.embedded_kafka.cluster import EmbeddedKafka, EmbeddedKafkaError
+from consumer.embedded_kafka.local_broker import local_status, start_local, stop_local
 from consumer.kafka.topics import create_topics
 from tests.integration.conftest import MakeTopic
 
@@ -183,7 +183,7 @@ def test_stop_ends_even_a_frozen_broker_and_removes_its_directory(temporary: Pat
 
 def test_no_broker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
-        "import sys, threading; from consumer.kafka.embedded import EmbeddedKafka\n"
+        "import sys, threading; from consumer.embedded_kafka.cluster import EmbeddedKafka\n"
         # The thread that starts the broker ends at once, the process later.
         "thread = threading.Thread(target=EmbeddedKafka().start)\n"
         "thread.start(); thread.join(); print('ready', flush=True); sys.stdin.read()"
@@ -280,7 +280,7 @@ async def test_local_broker_outlives_its_starter_and_keeps_its_data(local_direct
     (port,) = embedded.free_ports(1)
     script = (
         "import sys; from pathlib import Path\n"
-        "from consumer.kafka.local_broker import start_local\n"
+        "from consumer.embedded_kafka.local_broker import start_local\n"
         "print(start_local(Path(sys.argv[1]), int(sys.argv[2])).pid)"
     )
     command = [sys.executable, "-c", script, str(local_directory), str(port)]

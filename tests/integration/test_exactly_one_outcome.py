@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,19 +20,13 @@ from consumer.kafka.publisher import (
 from consumer.kafka.topics import create_topics
 from consumer.results import DeadLetter
 from schemas import MAX_TICK_BYTES
-from tests.engines import Script, ScriptedEngine
 from tests.integration.conftest import MakeLane
-from tests.lane import TIMEOUT_S, Lane, assert_one_outcome_each, slots, tick
-from tests.worker_process import worker_process
+from tests.support.engines import Script, ScriptedEngine
+from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
+from tests.support.waiting import until
+from tests.support.worker_process import worker_process
 
 pytestmark = pytest.mark.kafka
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 async def values_of(lane: Lane, topic: str, isolation_level: str) -> list[bytes]:

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hub_server import REVISION, HubServer, write_catalogue
+from tests.support.hub_server import REVISION, HubServer, write_catalogue
 from vortex.models.liveportrait import LivePortraitDims
 from vortex.models.liveportrait.checkpoints import Networks
-from vortex.models.manifest import describe, verify_manifest
+from vortex.weights.manifest import describe, verify_manifest
 
 VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
 TIMEOUT_S = 280.0

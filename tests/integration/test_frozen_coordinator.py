@@ -22,12 +22,12 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from consumer.config import KafkaConfig
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
-from consumer.kafka.embedded import EmbeddedKafka
 from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.publisher import OutgoingRecord, StaleClaimError, TransactionalPublisher
 from consumer.kafka.topics import create_topics
-from tests.lane import Lane
+from tests.support.lane import Lane
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 

@@ -21,7 +21,7 @@ from consumer.engine.inline import InlineEngine
 from consumer.job import Job
 from schemas import MissReason, Recipe, SemanticConstraints, SlotParams, SlotTick
 from schemas.examples import example_events
-from tests.unit.consumer.jobs import job
+from tests.support.jobs import job
 from vortex.orchestration.estimates import STAGES
 
 pytestmark = pytest.mark.models

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from consumer.telemetry.propagation import extract, inject
 from consumer.telemetry.tracing import Tracing, configure_tracing
-from tests.otlp_receiver import OtlpReceiver
+from tests.support.otlp_receiver import OtlpReceiver
 
 SPAN_COUNT = 1000
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.pipelines import (
+from tests.support.pipelines import (
     CONFIG,
     FPS,
     RECIPE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,19 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import RecordMetadata
 
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
-from consumer.kafka.embedded import EmbeddedKafka
 from consumer.results import DeadLetter, Result
 from schemas import SlotTick
-from tests.engines import ScriptedEngine
 from tests.integration.conftest import MakeLane
-from tests.lane import TIMEOUT_S, Lane, assert_one_outcome_each, place, slots, tick
+from tests.support.engines import ScriptedEngine
+from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, place, slots, tick
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 
 HEALTHY, HARMED = 0, 1
 CODECS = ("lz4", "snappy", "zstd", "gzip")
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 async def emit_to(

@@ -13,12 +13,12 @@ from aiokafka import TopicPartition
 from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
 from consumer.worker import Worker, WorkerFailedError
-from tests.engines import Script, ScriptedEngine
 from tests.integration.conftest import MakeLane
 from tests.integration.test_command_line import complaint, environment, kafka_variables
-from tests.lane import TIMEOUT_S, Lane, tick
-from tests.vortex_run import COMMAND, MESSAGE
-from tests.waiting import until
+from tests.support.engines import Script, ScriptedEngine
+from tests.support.lane import TIMEOUT_S, Lane, tick
+from tests.support.vortex_run import COMMAND, MESSAGE
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 

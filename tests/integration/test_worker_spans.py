@@ -11,10 +11,10 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
 from consumer.kafka.publisher import TransactionalPublisher
-from tests.engines import Script, ScriptedEngine
 from tests.integration.conftest import MakeLane
-from tests.lane import tick
-from tests.waiting import until
+from tests.support.engines import Script, ScriptedEngine
+from tests.support.lane import tick
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 

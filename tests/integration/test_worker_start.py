@@ -16,12 +16,11 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.engine.base import EngineStartError
 from consumer.kafka.clients import KafkaUnreachableError, make_admin
-from consumer.kafka.embedded import EmbeddedKafka
 from consumer.kafka.topics import create_topics
 from consumer.worker import Worker, WorkerStartError
-from tests.engines import ScriptedEngine
 from tests.integration.conftest import MakeLane
 from tests.integration.test_command_line import (
     VORTEX,
@@ -30,8 +29,9 @@ from tests.integration.test_command_line import (
     kafka_variables,
     vortex,
 )
-from tests.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
-from tests.waiting import until
+from tests.support.engines import ScriptedEngine
+from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 

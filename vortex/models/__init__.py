@@ -1,1 +1,1 @@
-"""The four models behind small classes, one file each."""
+"""The four models behind small classes, one file or folder each."""

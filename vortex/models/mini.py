@@ -1,6 +1,6 @@
 """Puts the profile `mini` together: the small weights that the package ships, and Kokoro.
 
-`vortex.mini` says what they were trained on, and trains them anew.
+The top-level folder `training` trains them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.packaged import install_packaged_kokoro
-from vortex.models.manifest import Manifest, describe, write_manifest
+from vortex.weights.manifest import Manifest, describe, write_manifest
 
 SHIPPED = ("flux", "liveportrait", "clip-b", "clip-l")
 
 
 def shipped_weights() -> Path:
     """Return the directory of the weights that the package ships."""
-    return Path(str(importlib.resources.files("vortex.mini"))) / "weights"
+    return Path(str(importlib.resources.files("vortex.weights"))) / "mini"
 
 
 def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -> None:

@@ -14,9 +14,9 @@ from vortex.models.flux import FluxImage
 from vortex.models.footprint import held_bytes_by_part
 from vortex.models.kokoro import KokoroSpeech
 from vortex.models.liveportrait import LivePortrait
-from vortex.models.liveportrait_animator import LivePortraitAnimator
-from vortex.models.manifest import verify_manifest
+from vortex.models.liveportrait.animator import LivePortraitAnimator
 from vortex.models.quantization import clip_quantization, flux_quantization
+from vortex.weights.manifest import verify_manifest
 
 
 @dataclass(frozen=True)

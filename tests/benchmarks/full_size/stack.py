@@ -20,14 +20,14 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from tests.benchmarks.full_size.scale import Scale
-from vortex.mini.text import clip_tokenizer, t5_tokenizer
+from training.text import clip_tokenizer, t5_tokenizer
 from vortex.models.clip_ensemble import DualClip
 from vortex.models.flux import FluxImage
 from vortex.models.kokoro import KokoroSpeech
 from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait.animator import LivePortraitAnimator
 from vortex.models.liveportrait.checkpoints import Networks
-from vortex.models.liveportrait_animator import LivePortraitAnimator
 from vortex.models.quantization import quantize
 from vortex.models.stage_models import StageModels
 

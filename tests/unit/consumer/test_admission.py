@@ -4,8 +4,8 @@ import pytest
 
 from consumer.admission import Admission, Refusal
 from schemas import MissReason
-from tests.engines import ScriptedEngine
-from tests.unit.consumer.jobs import job
+from tests.support.engines import ScriptedEngine
+from tests.support.jobs import job
 
 NOW_S = 1000.0
 

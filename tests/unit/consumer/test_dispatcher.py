@@ -17,8 +17,8 @@ from consumer.dispatcher import LOOKS_AT_ONCE, Dispatcher, Made
 from consumer.engine.base import Engine, EngineLostError, EngineStartError, SlotMade, SlotNotMade
 from consumer.job import Job
 from schemas import MissReason, Stage
-from tests.engines import Script, ScriptedEngine
-from tests.unit.consumer.jobs import job
+from tests.support.engines import Script, ScriptedEngine
+from tests.support.jobs import job
 
 FAILED = SlotNotMade(MissReason.FAILED, Stage.AUDIO, "no such voice", {"audio_ms": 1.0})
 LOST = EngineLostError("the GPU is gone")

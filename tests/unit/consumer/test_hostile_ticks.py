@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from consumer.intake import UnreadableTickError, read_tick
 from schemas import MAX_TICK_BYTES, SlotTick
-from tests.scaling import cpu_s
-from tests.unit.consumer.jobs import record, tick_json
+from tests.support.jobs import record, tick_json
+from tests.support.scaling import cpu_s
 
 # Times of json.loads for the same bytes, or for a plain tick of this size. Nested arrays where a
 # number belongs take 6 to 10: pydantic makes them an object for its error. Without a limit, lists

@@ -8,7 +8,7 @@ from opentelemetry.trace import INVALID_SPAN
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Decision, TickKey
 from schemas import MAX_TICK_BYTES, SlotTick
-from tests.unit.consumer.jobs import record, tick_json
+from tests.support.jobs import record, tick_json
 
 
 def test_tick_is_read() -> None:

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN
 
 from consumer.job import Arrival, Job, TickKey
-from tests.unit.consumer.jobs import TOPIC, tick
+from tests.support.jobs import TOPIC, tick
 
 WALL = datetime(2026, 11, 23, 20, 15, tzinfo=UTC)
 ARRIVAL = Arrival(WALL, 1000.0)

@@ -19,8 +19,8 @@ from schemas import (
     WorkerInfo,
     parse_outcome,
 )
-from tests.engines import slot_made
-from tests.unit.consumer.jobs import job
+from tests.support.engines import slot_made
+from tests.support.jobs import job
 
 ARRIVED_S = 1000.0
 WRITER = OutcomeWriter("slot.results", "group-1", WorkerInfo(id="worker-1", version="0.1.0"))

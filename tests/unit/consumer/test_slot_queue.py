@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from consumer.job import Job
 from consumer.slot_queue import SlotQueue
-from tests.unit.consumer.jobs import job
+from tests.support.jobs import job
 
 
 def queue_of(*jobs: Job) -> SlotQueue:

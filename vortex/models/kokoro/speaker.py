@@ -13,8 +13,9 @@ from kokoro_onnx.tokenizer import Tokenizer
 from kokoro_onnx.trim import trim
 
 from vortex.errors import InvalidRecipeError
-from vortex.models.kokoro.backend import MAX_TOKENS, load_backend
+from vortex.models.kokoro.backend import MAX_TOKENS
 from vortex.models.kokoro.limits import Fitting, can_be_spoken, fit, most_tokens
+from vortex.models.kokoro.load_backend import load_backend
 from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, Speech, TimedPhoneme
 from vortex.models.kokoro.stream import Said, SpeechStream, within
 from vortex.models.kokoro.voices import choose_default

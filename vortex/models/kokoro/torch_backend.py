@@ -19,7 +19,7 @@ from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.backend import CONFIG_FILE, MAX_TOKENS
 from vortex.models.kokoro.voices import checked, style_of
 from vortex.utils.cancellation import CancellationToken
-from vortex.utils.weights import SUFFIXES, check_fit, find_weights, read_weights
+from vortex.weights.tensors import SUFFIXES, check_fit, find_weights, read_weights
 
 WEIGHTS_NAME = "kokoro-v1_0"
 VOICES_FOLDER = "voices"

@@ -33,7 +33,7 @@ from vortex.models.liveportrait.retargeting import (
     stitching_network,
 )
 from vortex.models.liveportrait.warping import Warping
-from vortex.utils.weights import check_fit, find_weights, read_weights
+from vortex.weights.tensors import check_fit, find_weights, read_weights
 
 _APPEARANCE = "base_models/appearance_feature_extractor"
 _MOTION = "base_models/motion_extractor"

@@ -1,0 +1,1 @@
+"""A real Apache Kafka on loopback, for demo, tests and `vortex kafka`."""

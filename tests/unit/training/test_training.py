@@ -1,0 +1,103 @@
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.faces import Face
+from training.judge import Answers
+from training.loop import Lesson, Report, Schedule, drawn, train
+from training.train_autoencoder import Reconstruction
+from training.train_clip import YesOrNo, shrunk
+from training.train_flux import FewSteps, FlowMatching
+from training.train_liveportrait import Frames, Opening, ReadingMotion, Rendering, Stitching
+from training.train_text import Reading
+from vortex.models.liveportrait import LivePortraitDims
+
+# In mixed precision torch says once that norms of queries and keys are not fused.
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+
+CPU = torch.device("cpu")
+DIMS = replace(LivePortraitDims.mini(), image_size=64)
+
+
+@cache
+def moving_faces() -> Frames:
+    return Frames.draw(3, 4, size=DIMS.output_size)
+
+
+@pytest.fixture(scope="module")
+def few() -> tuple[list[Face], torch.Tensor]:
+    return drawn(3, 12, moving=0.5)
+
+
+def lesson(part: str, few: tuple[list[Face], torch.Tensor]) -> Lesson:
+    faces, portraits = few
+    pattern = 2 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    latents = pattern.expand(len(faces), 4, 64)
+    torch.manual_seed(0)
+    match part:
+        case "autoencoder":
+            return Reconstruction(portraits, CPU, batch=2)
+        case "flux":
+            return FlowMatching(faces, latents, CPU, batch=4)
+        case "few steps":
+            return FewSteps(FlowMatching(faces, latents, CPU, batch=2))
+        case "text":
+            return Reading(CPU, batch=4)
+        case "motion":
+            return ReadingMotion(DIMS, moving_faces(), CPU, batch=4)
+        case "rendering":
+            return Rendering(DIMS, moving_faces(), CPU, sources=2)
+        case "stitching":
+            return Stitching(DIMS, moving_faces(), CPU)
+        case "lip" | "eye":
+            return Opening(part, DIMS, moving_faces(), CPU)
+        case "judge":
+            return Answers(faces, shrunk(portraits), CPU, batch=8)
+        case _:
+            return YesOrNo(part, faces, shrunk(portraits), CPU, batch=8)
+
+
+def run(
+    part: str, few: tuple[list[Face], torch.Tensor], checkpoint: Path, steps: int, stop: int
+) -> tuple[Lesson, Report]:
+    trained = lesson(part, few)
+    schedule = Schedule(steps=steps, learning_rate=2e-3, ema_steps=10)
+    return trained, train(trained, schedule, seed=1, checkpoint=checkpoint, stop_after=stop)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["autoencoder", "text", "flux", "rendering", "motion", "stitching", "clip-b", "judge"],
+)
+def test_few_steps_of_training_lower_the_loss(
+    part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    _, report = run(part, few, tmp_path / "run.pt", steps=24, stop=24)
+    assert np.mean(report.losses[-4:]) < 0.93 * np.mean(report.losses[:4])
+
+
+@pytest.mark.parametrize(
+    "part", ["autoencoder", "text", "flux", "few steps", "rendering", "eye", "clip-l", "judge"]
+)
+def test_interrupted_training_ends_with_the_same_bits(
+    part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    whole, whole_report = run(part, few, tmp_path / "whole.pt", steps=4, stop=4)
+    run(part, few, tmp_path / "parts.pt", steps=4, stop=2)
+    resumed, report = run(part, few, tmp_path / "parts.pt", steps=4, stop=4)
+    assert report.losses == whole_report.losses
+    for name, value in whole.modules.state_dict().items():
+        assert torch.equal(value, resumed.modules.state_dict()[name]), name
+
+
+def test_another_seed_gives_other_weights(
+    few: tuple[list[Face], torch.Tensor], tmp_path: Path
+) -> None:
+    schedule = Schedule(steps=2, learning_rate=2e-3)
+    first = train(lesson("judge", few), schedule, seed=1, checkpoint=tmp_path / "1.pt")
+    second = train(lesson("judge", few), schedule, seed=2, checkpoint=tmp_path / "2.pt")
+    assert first.losses != second.losses

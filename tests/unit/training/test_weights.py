@@ -1,0 +1,94 @@
+"""The weights in the package, as they are shipped."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training import evaluate
+from training.drawing import draw
+from training.faces import ATTRIBUTES, Face
+from vortex.models.flux import FluxImage
+from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait.lipsync import expression_of
+from vortex.models.mini import shipped_weights
+from vortex.utils.cancellation import CancellationToken
+
+pytestmark = pytest.mark.models
+
+CPU = torch.device("cpu")
+WEIGHTS = shipped_weights()
+
+
+@pytest.fixture(scope="module")
+def figures(mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output: Path = tmp_path_factory.mktemp("evaluation")
+    (output / "kokoro").symlink_to(mini_models / "mini" / "kokoro")
+    return evaluate.run(
+        WEIGHTS, output, seed=evaluate.SEED, device=CPU, count=30, say=lambda _: None
+    )
+
+
+def test_shipped_weights_stay_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 25_000_000
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_portraits_show_what_held_out_prompts_ask_for(
+    figures: dict[str, Any], attribute: str
+) -> None:
+    assert figures["attributes"][attribute] >= 0.9
+
+
+@pytest.mark.parametrize("encoder", ["clip-b", "clip-l", "ensemble"])
+def test_self_check_tells_a_videos_own_prompt_from_others(
+    figures: dict[str, Any], encoder: str
+) -> None:
+    measured = figures["self_check"][encoder]
+    assert measured["area_under_curve"] >= 0.95
+    assert measured["mismatched_rejected"] >= 0.9
+    assert measured["matched_rejected"] <= 0.1
+
+
+def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]) -> None:
+    assert figures["motion"]["psnr_db"] >= 22
+
+
+def test_mouth_in_the_pixels_opens_as_the_phonemes_ask(figures: dict[str, Any]) -> None:
+    assert figures["motion"]["lips_correlation"] >= 0.8
+    assert abs(figures["motion"]["lips_lag_frames"]) <= 1
+    assert figures["motion"]["closed_when_asked"] >= 0.9
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_who_it_is_stays_the_same_through_a_video(figures: dict[str, Any], attribute: str) -> None:
+    # Outlines of hair are softer in motion than in the portrait.
+    least = 0.9 if attribute == "hair_style" else 0.95
+    assert figures["motion"]["identity"][attribute] >= least
+
+
+def test_lips_are_opened_as_far_as_wished_whatever_they_do_in_the_picture() -> None:
+    model = LivePortrait.load(WEIGHTS / "liveportrait", device=CPU, dtype=torch.float32)
+    face = torch.from_numpy(draw(Face.sample(np.random.default_rng(3))).copy())
+    source = model.prepare(face.permute(2, 0, 1)[None] / 255.0)
+    change = model.open_lips(source, torch.tensor([[0.1, 0.5], [0.5, 0.1]]))
+    nothing = np.zeros(2)
+    wanted = torch.from_numpy(expression_of(np.array([0.4, -0.4]), nothing, nothing, nothing))
+    assert (change - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_words_that_mean_nothing_here_change_little() -> None:
+    image_model = FluxImage.load(WEIGHTS / "flux", device=CPU, dtype=torch.float32)
+
+    def picture(prompt: str) -> torch.Tensor:
+        return image_model.generate(
+            prompt, width=128, height=128, steps=4, seed=3, token=CancellationToken()
+        )
+
+    plain = picture("a woman with long red hair in a green coat in front of a blue wall")
+    strange = picture("a woman with long red hair in a green coat in front of a blue wall xqzzv")
+    other = picture("a bald man with a black beard in a white shirt in front of a yellow wall")
+    changed = (plain - strange).abs().mean()
+    assert changed < 0.35 * (plain - other).abs().mean()

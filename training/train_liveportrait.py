@@ -1,0 +1,409 @@
+"""Trains the small LivePortrait on drawn faces, whose true motion is known.
+
+Four lessons, each by itself: the motion extractor reads keypoints, expression and angles off a
+picture; appearance, warping and generator learn to draw one frame of a face from another and the
+true keypoints of both; the three small networks learn to correct keypoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from training.drawing import draw
+from training.faces import Face
+from training.loop import Chance, Lesson, Report, Schedule, train
+from training.puppet import Pose, true_motion
+from training.train_autoencoder import edge_error
+from vortex.models.liveportrait.appearance import AppearanceExtractor
+from vortex.models.liveportrait.blocks import SpectralConv2d
+from vortex.models.liveportrait.checkpoints import Networks
+from vortex.models.liveportrait.dims import LivePortraitDims
+from vortex.models.liveportrait.generator import Generator
+from vortex.models.liveportrait.lipsync import OPEN_EYE_RATIO, WIDEST_MOUTH_RATIO, expression_of
+from vortex.models.liveportrait.motion import KEYPOINTS, Motion
+from vortex.models.liveportrait.motion_extractor import MotionExtractor
+from vortex.models.liveportrait.portrait import LivePortrait
+from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
+from vortex.models.liveportrait.warping import Warping
+from vortex.utils.cancellation import CancellationToken
+
+MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
+RENDERING = Schedule(steps=5500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
+CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
+FACES = 2500
+FRAMES = 4  # of each face, the first at rest
+UNSEEN_FACES = 100
+
+_MOTION_BATCH = 32
+_SOURCES, _DRIVINGS = 4, 2
+_FROM_REST_SHARE = 0.7
+_BLUR, _NOISE = 0.8, 0.04  # a generated portrait is less sharp than a drawn one
+_JITTER = 0.004  # of true keypoints: those that are read are not exact
+_EDGE_WEIGHT = 1.0
+_PART_RADIUS = 0.09
+# Lips and eyes first, then all the rest too: their weight, by the progress of the run.
+_PROGRESS, _PART_WEIGHT = (1 / 3, 2 / 3, 5 / 6), (40.0, 12.0, 3.0)
+_PARTS = (6, 12, 14, 17, 19, 20, 11, 13, 15, 16)
+_KEYPOINT_GAIN, _PART_GAIN, _SUM_GAIN = 2.0, 8.0, 0.04
+_SHIFT = 0.06
+
+_AnyLesson = TypeVar("_AnyLesson", bound=Lesson)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Drawn faces in motion: `f` faces, `FRAMES` frames each, the first at rest.
+
+    Attributes:
+        pictures: uint8 `[f, FRAMES, 3, S, S]`.
+        motion: of all frames one after the other.
+        placed: keypoints `[f, FRAMES, 21, 3]`.
+    """
+
+    pictures: torch.Tensor
+    motion: Motion
+    placed: torch.Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        seed: int,
+        count: int,
+        *,
+        size: int,
+        held_out: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> Frames:
+        """Draw faces at random; same arguments, same frames."""
+        pictures = np.empty((count, FRAMES, size, size, 3), np.uint8)
+        shapes, poses = [], []
+        for number in range(count):
+            rng = np.random.default_rng([seed, number])
+            face = Face.sample(rng, held_out=held_out)
+            of_face = [Pose(), *(Pose.sample(rng) for _ in range(FRAMES - 1))]
+            for frame, pose in enumerate(of_face):
+                pictures[number, frame] = draw(face, pose.drawn(), size)
+            shapes += [face.shape] * FRAMES
+            poses += of_face
+            if (number + 1) % 500 == 0:
+                say(f"drawn {number + 1}/{count} faces")
+        motion = true_motion(shapes, poses)
+        return cls(
+            torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).contiguous(),
+            motion,
+            motion.placed().view(count, FRAMES, KEYPOINTS, 3),
+        )
+
+
+class ReadingMotion:
+    """Where the keypoints of a picture are, and how they came there."""
+
+    def __init__(
+        self,
+        dims: LivePortraitDims,
+        frames: Frames,
+        device: torch.device,
+        batch: int = _MOTION_BATCH,
+    ) -> None:
+        self.model = MotionExtractor(dims).to(device)
+        self.modules = nn.ModuleDict({"model": self.model})
+        self._frames, self._batch, self._device = frames, batch, device
+        self._size = dims.image_size
+
+    def loss(self, chance: Chance, progress: float) -> torch.Tensor:
+        """Return the sum of the absolute errors, each in units of what it moves in the picture."""
+        pictures = self._frames.pictures.flatten(0, 1)
+        chosen = torch.from_numpy(chance.numpy.integers(len(pictures), size=self._batch))
+        seen = self.model(_worn(shrunk(pictures[chosen], self._size, self._device), chance))
+        true = self._frames.motion
+        placed = self._frames.placed.flatten(0, 1)
+
+        def error(have: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+            return (have.float() - want[chosen].to(self._device)).abs().mean()
+
+        return (
+            error(seen.placed(), placed)
+            + error(seen.keypoints, true.keypoints)
+            # Few of its numbers ever differ from zero, and those by little.
+            + 10 * error(seen.expression, true.expression)
+            + error(seen.scale, true.scale)
+            + error(seen.translation, true.translation)
+            + math.radians(1) * error(seen.angles, true.angles)
+        )
+
+
+class _Scaled(nn.Module):
+    """Multiplies a weight's input channels while it is trained, and so the length of its steps."""
+
+    gain: torch.Tensor
+
+    def __init__(self, gain: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gain", gain, persistent=False)
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw * self.gain
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / self.gain
+
+
+def _scale_steps(warping: Warping) -> list[nn.Module]:
+    """Give the convolutions around the keypoints steps of their own length; return these.
+
+    A mouth that opens changes its keypoints' Gaussians by a tenth of what else there is to see: who
+    sees them takes longer steps for these channels. Flow and occlusion sum up thousands of inputs
+    in front of a softmax and a sigmoid, which saturate unless their steps are short.
+    """
+    motion: Any = warping.dense_motion_network  # what a ModuleList holds has no precise type
+    first, last = motion.hourglass.encoder.down_blocks[0].conv, motion.hourglass.decoder.conv
+    seen = first.in_channels
+    gain = torch.ones(KEYPOINTS + 1, seen // (KEYPOINTS + 1))
+    gain[1:, 0] = _KEYPOINT_GAIN
+    gain[[1 + part for part in _PARTS], 0] = _PART_GAIN
+    others = torch.ones(last.in_channels - seen)
+    gains = {
+        first: gain.view(1, -1, 1, 1, 1),
+        last: torch.cat([others, gain.flatten()]).view(1, -1, 1, 1, 1),
+        motion.mask: torch.tensor(_SUM_GAIN),
+        motion.occlusion: torch.tensor(_SUM_GAIN),
+    }
+    for convolution, gain in gains.items():
+        parametrize.register_parametrization(convolution, "weight", _Scaled(gain))
+    return list(gains)
+
+
+class Rendering:
+    """One frame of a face from another one, and the keypoints of both."""
+
+    def __init__(
+        self,
+        dims: LivePortraitDims,
+        frames: Frames,
+        device: torch.device,
+        sources: int = _SOURCES,
+    ) -> None:
+        self.appearance = AppearanceExtractor(dims).to(device)
+        self.warping = Warping(dims)
+        self._scaled = _scale_steps(self.warping)
+        self.warping.to(device)
+        self.generator = Generator(dims).to(device)
+        self.modules = nn.ModuleDict(
+            {
+                "appearance": self.appearance,
+                "warping": self.warping,
+                "generator": self.generator,
+            }
+        )
+        self._frames, self._sources, self._device = frames, sources, device
+        self._size = dims.image_size
+
+    def loss(self, chance: Chance, progress: float) -> torch.Tensor:
+        """Return the absolute error of pixels and of their edges, more of it for lips and eyes."""
+        rng = chance.numpy
+        chosen = rng.integers(len(self._frames.pictures), size=self._sources)
+        from_rest = rng.random(self._sources) < _FROM_REST_SHARE
+        first = np.where(from_rest, 0, rng.integers(FRAMES, size=self._sources))
+        others = np.stack([rng.permutation(FRAMES)[:_DRIVINGS] for _ in chosen])
+        pictures, placed = self._frames.pictures, self._frames.placed
+        source = _worn(shrunk(pictures[chosen, first], self._size, self._device), chance)
+        here = placed[chosen, first]
+        there = placed[chosen[:, None], others]
+        jitter = _JITTER * chance.normal(here)  # the same for all frames of a face
+        driving = (there + jitter.unsqueeze(1)).flatten(0, 1).to(self._device)
+        prepared = self.warping.prepare(self.appearance(source), (here + jitter).to(self._device))
+        warped = self.warping(prepared, driving).features
+        drawn = self.generator(warped)
+        wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
+        more = float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
+        weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1], more)
+        error = weight.unsqueeze(1) * (drawn - wanted)
+        total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
+        return total
+
+    def settle(self) -> None:
+        """After training: bring weights and singular vectors into the form that is saved."""
+        for convolution in self._scaled:
+            parametrize.remove_parametrizations(convolution, "weight")
+        for module in self.generator.modules():
+            if isinstance(module, SpectralConv2d):
+                module.estimate_vectors(20)  # of the averaged weights
+
+
+class Stitching:
+    """Takes back what a driver moves and a neck does not allow: a shift of the whole head."""
+
+    def __init__(self, dims: LivePortraitDims, frames: Frames, device: torch.device) -> None:
+        self.model = stitching_network(dims).to(device)
+        self.modules = nn.ModuleDict({"model": self.model})
+        _start_at_nothing(self.model)
+        self._placed, self._device = frames.placed, device
+
+    def loss(self, chance: Chance, progress: float) -> torch.Tensor:
+        """Return the mean squared error of the corrected keypoints."""
+        count = 128
+        chosen = chance.numpy.integers(len(self._placed), size=count)
+        which = chance.numpy.integers(1, FRAMES, size=count)
+        source = self._placed[chosen, 0].to(self._device)
+        wanted = self._placed[chosen, which].to(self._device)
+        shift = torch.zeros(count, 1, 3)
+        shift[: count // 2, 0, :2] = _SHIFT * torch.randn(count // 2, 2, generator=chance.noise)
+        driven = wanted + shift.to(self._device)
+        pairs = torch.cat([source.flatten(1), driven.flatten(1)], dim=-1)
+        change = self.model(pairs).float()
+        moved = driven + change[:, :-2].view(-1, KEYPOINTS, 3)
+        moved = moved + functional.pad(change[:, None, -2:], (0, 1))
+        error: torch.Tensor = 1000 * functional.mse_loss(moved, wanted)
+        return error
+
+
+class Opening:
+    """Opens lips, or eyes, as far as wished, whatever they do in the picture."""
+
+    def __init__(
+        self, part: str, dims: LivePortraitDims, frames: Frames, device: torch.device
+    ) -> None:
+        self.model = (lip_network if part == "lip" else eye_network)(dims).to(device)
+        self.modules = nn.ModuleDict({"model": self.model})
+        _start_at_nothing(self.model)
+        self._part, self._placed, self._device = part, frames.placed, device
+
+    def loss(self, chance: Chance, progress: float) -> torch.Tensor:
+        """Return the mean squared error of the change of keypoints."""
+        count = 128
+        source = self._placed.flatten(0, 1)
+        source = source[chance.numpy.integers(len(source), size=count)].to(self._device)
+        widest = WIDEST_MOUTH_RATIO if self._part == "lip" else OPEN_EYE_RATIO
+        now, wish = chance.numpy.uniform(0, widest, (2, count))
+        nothing = np.zeros(count)
+        moves = (wish - now, nothing) if self._part == "lip" else (nothing, wish - now)
+        wanted = torch.from_numpy(expression_of(moves[0], nothing, nothing, moves[1]))
+        ratios = [now, wish] if self._part == "lip" else [now, now, wish]
+        numbers = torch.from_numpy(np.stack(ratios, axis=1)).float()
+        change = self.model(torch.cat([source.flatten(1), numbers.to(self._device)], dim=-1))
+        seen = change.float().view(-1, KEYPOINTS, 3)
+        error: torch.Tensor = 1000 * functional.mse_loss(seen, wanted.to(self._device))
+        return error
+
+
+def _start_at_nothing(network: nn.Module) -> None:
+    """Zero the last layer: at first, nothing is corrected."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+def shrunk(pictures: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+    """Return uint8 pictures as the networks read them, float32 in [0, 1]."""
+    pixels = pictures.to(device).float() / 255.0
+    return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+
+
+def _worn(pixels: torch.Tensor, chance: Chance) -> torch.Tensor:
+    """Return pictures a little blurred and noisy, as generated ones are."""
+    blurred = functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    share, noise = (
+        torch.from_numpy(chance.numpy.uniform(0, most, (len(pixels), 1, 1, 1))).to(pixels)
+        for most in (_BLUR, _NOISE)
+    )
+    worn: torch.Tensor = torch.lerp(pixels, blurred, share) + noise * chance.normal(pixels)
+    return worn.clamp(0, 1)
+
+
+def _part_weights(placed: torch.Tensor, size: int, more: float) -> torch.Tensor:
+    """Return the weight of each pixel, `[n, size, size]`, more at lips and eyes; its mean is 1."""
+    axis = torch.linspace(-1, 1, size, device=placed.device)
+    x, y, _ = placed[:, list(_PARTS)].unbind(-1)
+    near_x, near_y = (
+        torch.exp(-0.5 * ((axis - centre.unsqueeze(-1)) / _PART_RADIUS) ** 2) for centre in (x, y)
+    )
+    near = torch.einsum("nky,nkx->nkyx", near_y, near_x)
+    weight: torch.Tensor = 1 + more * near.amax(dim=1)
+    return weight / weight.mean(dim=(1, 2), keepdim=True)
+
+
+@torch.no_grad()
+def psnr_db(model: LivePortrait, frames: Frames) -> tuple[float, float]:
+    """Return the mean peak signal-to-noise ratio of frames rendered from those at rest.
+
+    Returns:
+        Of the frames, and for comparison of the frames at rest themselves.
+    """
+    token = CancellationToken()
+    rendered: list[torch.Tensor] = []
+    still: list[torch.Tensor] = []
+    for number, pictures in enumerate(frames.pictures):
+        wanted = pictures[1:].float() / 255.0
+        source = model.prepare(pictures[:1].float() / 255.0)
+        one = slice(number * FRAMES, (number + 1) * FRAMES)
+        own = Motion(*(getattr(frames.motion, name)[one] for name in vars(frames.motion)))
+        driving = model.drive(
+            source, expression=own.expression[1:] - own.expression[:1], angles=own.angles[1:]
+        )
+        seen = model.render(source, driving, batch_frames=FRAMES, token=token).float() / 255.0
+        for pixels, ratios in ((seen, rendered), (pictures[:1].float() / 255.0, still)):
+            ratios.append(-10 * (pixels - wanted).square().mean(dim=(1, 2, 3)).log10())
+    return float(torch.cat(rendered).mean()), float(torch.cat(still).clamp(max=60).mean())
+
+
+def run(
+    directory: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    schedules: tuple[Schedule, Schedule, Schedule] = (MOTION, RENDERING, CORRECTIONS),
+    faces: int = FACES,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Train all seven networks, measure on held-out faces, save as `directory/liveportrait`."""
+    dims = LivePortraitDims.mini()
+    frames = Frames.draw(seed, faces, size=dims.output_size, say=say)
+    motion, rendering, corrections = schedules
+    reports = []
+
+    def learn(name: str, lesson: Callable[[], _AnyLesson], schedule: Schedule) -> _AnyLesson:
+        say(f"liveportrait: {name}")
+        torch.manual_seed(seed)  # modules initialise from the global generator
+        taught = lesson()
+        checkpoint = directory / f"liveportrait-{name}.pt"
+        reports.append(train(taught, schedule, seed=seed, checkpoint=checkpoint, say=say))
+        return taught
+
+    drawing = learn("rendering", lambda: Rendering(dims, frames, device), rendering)
+    reading = learn("motion", lambda: ReadingMotion(dims, frames, device), motion)
+    stitching = learn("stitching", lambda: Stitching(dims, frames, device), corrections)
+    lip = learn("lip", lambda: Opening("lip", dims, frames, device), corrections)
+    eye = learn("eye", lambda: Opening("eye", dims, frames, device), corrections)
+    drawing.settle()
+    networks = Networks(
+        drawing.appearance,
+        reading.model,
+        drawing.warping,
+        drawing.generator,
+        stitching.model,
+        lip.model,
+        eye.model,
+    )
+    for network in networks:
+        network.cpu().eval()
+    networks.save(directory / "liveportrait", dims, dtype=torch.float16)
+    measured = LivePortrait.load(
+        directory / "liveportrait", device=torch.device("cpu"), dtype=torch.float32
+    )
+    unseen = Frames.draw(seed + 1, UNSEEN_FACES, size=dims.output_size, held_out=True, say=say)
+    ratio, still = psnr_db(measured, unseen)
+    say(f"held-out faces in motion: {ratio:.1f} dB; a still of them: {still:.1f} dB")
+    return Report(
+        [loss for report in reports for loss in report.losses],
+        sum(report.seconds for report in reports),
+    )

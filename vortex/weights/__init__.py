@@ -1,0 +1,1 @@
+"""Weights on disk: what is published, fetched, installed and whole."""
