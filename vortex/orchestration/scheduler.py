@@ -71,10 +71,19 @@ class Pipeline(Protocol):
 
 
 class SlotScheduler:
-    """Runs audio and image beside each other, then video, then the self-check.
+    """Runs audio and image in parallel, then video, then the self-check.
 
-    Works with any pipeline that has the four methods of `Pipeline`. Cancelling a method must stop
-    its work: for plain coroutines that is how asyncio behaves, `VortexPipeline` stops its threads.
+    Works with any pipeline that has these four coroutine methods:
+
+    * `_generate_audio(recipe)`: the speech, Tensor `[samples]`
+    * `_generate_actor(recipe)`: the portrait, Tensor `[1, 3, H, W]`
+    * `_generate_video(image, audio)`: the frames, Tensor `[T, 3, H, W]`
+    * `_verify_semantic(video, recipe)`: the self-check's `DualClipResult`
+
+    A recipe is a mapping with `audio_track`, `visual_track` and optionally `slot_params` and
+    `semantic_constraints`. Cancelling a method must stop its work: plain coroutines do so by
+    themselves, `VortexPipeline` stops its threads. A pipeline whose class sets
+    `takes_slot_context = True` gets the slot's `SlotContext` as one more positional argument.
 
     A slot is given up as soon as the stages ahead can no longer fit before its deadline, and not
     begun if one of them would go over its timeout. What they need is predicted from how long they
@@ -212,7 +221,7 @@ class SlotScheduler:
             audio: torch.Tensor = await self.pipeline._generate_audio(recipe, *self._context(slot))
             return audio
 
-    async def _generate_actor_with_timeout(
+    async def _generate_image_with_timeout(
         self, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
         async with self._limit("image"):
@@ -228,7 +237,7 @@ class SlotScheduler:
             )
             return video
 
-    async def _verify_semantic_with_timeout(
+    async def _verify_with_clip(
         self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> DualClipResult:
         async with self._limit("clip"):
@@ -308,7 +317,7 @@ class _SlotRun:
         return await self._stage("audio", lambda: attempt(self._recipe, self._slot))
 
     async def image(self) -> torch.Tensor:
-        attempt = self._scheduler._generate_actor_with_timeout
+        attempt = self._scheduler._generate_image_with_timeout
         return await self._stage("image", lambda: attempt(self._recipe, self._slot))
 
     async def video(self, image: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
@@ -316,7 +325,7 @@ class _SlotRun:
         return await self._stage("video", lambda: attempt(image, audio, self._slot))
 
     async def clip(self, video: torch.Tensor) -> DualClipResult:
-        attempt = self._scheduler._verify_semantic_with_timeout
+        attempt = self._scheduler._verify_with_clip
         return await self._stage("clip", lambda: attempt(video, self._recipe, self._slot))
 
     @asynccontextmanager
