@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, model_validator
 
@@ -109,8 +109,6 @@ class LoggingConfig(Section):
 
 class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
-
-    foreign_sections: ClassVar[frozenset[str]] = frozenset()
 
     kafka: KafkaConfig
     artifacts: ArtifactsConfig

@@ -7,10 +7,12 @@ types and bounds. Errors come as `ConfigError` with one line a problem.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
+from collections.abc import Set
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -123,8 +125,8 @@ class OrchestrationConfig(Section):
 class VortexConfig(BaseSettings):
     """The sections that making a slot needs.
 
-    One file serves the whole worker, so the sections that belong to `consumer` are allowed in it
-    and left alone here.
+    One file serves the whole worker: sections of the packaged file that this class does not have
+    belong to others, and are left alone here.
     """
 
     model_config = SettingsConfigDict(
@@ -133,9 +135,6 @@ class VortexConfig(BaseSettings):
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         env_parse_none_str="null",
-    )
-    foreign_sections: ClassVar[frozenset[str]] = frozenset(
-        {"kafka", "artifacts", "telemetry", "logging"}
     )
 
     device: DeviceConfig
@@ -148,7 +147,8 @@ class VortexConfig(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _leave_foreign_sections(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in data.items() if key not in cls.foreign_sections}
+        foreign = _packaged_sections() - set(cls.model_fields)
+        return {key: value for key, value in data.items() if key not in foreign}
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -161,7 +161,7 @@ class VortexConfig(BaseSettings):
             ConfigError: the file cannot be read, or a key or value in it or in the environment
                 is wrong.
         """
-        _check_environment(_sections(cls))
+        _check_environment(_packaged_sections())
         data = _read(default_config_path())
         if path is not None:
             data = _merged(data, _read(path))
@@ -204,8 +204,10 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sections(model: type[VortexConfig]) -> set[str]:
-    return set(model.model_fields) | model.foreign_sections
+@functools.cache
+def _packaged_sections() -> frozenset[str]:
+    """Return every section that a worker's file may have."""
+    return frozenset(_read(default_config_path()))
 
 
 def _read_environment(model: type[VortexConfig]) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def _read_environment(model: type[VortexConfig]) -> dict[str, Any]:
         ) from error
 
 
-def _check_environment(sections: set[str]) -> None:
+def _check_environment(sections: Set[str]) -> None:
     for variable in os.environ:
         if not variable.upper().startswith(ENV_PREFIX):
             continue
@@ -248,7 +250,7 @@ def _describe_one(problem: dict[str, Any], model: type[VortexConfig]) -> str:
 
 def _siblings(location: tuple[Any, ...], model: type[VortexConfig]) -> set[str]:
     if len(location) == 1:
-        return _sections(model)
+        return set(_packaged_sections())
     section: type[BaseModel] = model
     for part in location[:-1]:
         annotation = section.model_fields[str(part)].annotation
@@ -258,6 +260,6 @@ def _siblings(location: tuple[Any, ...], model: type[VortexConfig]) -> set[str]:
     return set(section.model_fields)
 
 
-def _known(name: str, known: set[str]) -> str:
+def _known(name: str, known: Set[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"

@@ -8,16 +8,26 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import nn
 
-from vortex.models.quantization import NF4_BLOCK
-
 
 class Nf4Linear(Linear4bit):
     """A linear layer whose weight is kept in NF4, and unpacked whenever it is used."""
 
     def __init__(
-        self, linear: nn.Linear, *, device: torch.device, compute_dtype: torch.dtype
+        self,
+        linear: nn.Linear,
+        block: int,
+        *,
+        device: torch.device,
+        compute_dtype: torch.dtype,
     ) -> None:
-        """Quantise a layer's weight on the device that it shall be on."""
+        """Quantise a layer's weight on the device that it shall be on.
+
+        Args:
+            linear: of full precision.
+            block: how many weights share a scale.
+            device: where the layer shall be.
+            compute_dtype: what the weight is unpacked to.
+        """
         super().__init__(  # type: ignore[no-untyped-call] # a gap of its own
             linear.in_features, linear.out_features, bias=False, device="meta"
         )
@@ -28,7 +38,7 @@ class Nf4Linear(Linear4bit):
         packed: Any = Params4bit(  # its own annotations contradict each other
             linear.weight.detach().to(device, compute_dtype),
             requires_grad=False,
-            blocksize=NF4_BLOCK,
+            blocksize=block,
             compress_statistics=True,
             quant_type="nf4",
             # T5 converts activations to the type that a weight has: the packed bytes must have

@@ -90,7 +90,7 @@ def _quantize_nf4(network: nn.Module, device: torch.device, compute_dtype: torch
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if is_quantizable(child):
-                layer = Nf4Linear(child, device=device, compute_dtype=compute_dtype)
+                layer = Nf4Linear(child, NF4_BLOCK, device=device, compute_dtype=compute_dtype)
                 setattr(parent, name, layer)
     network.to(device)
 
