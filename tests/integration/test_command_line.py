@@ -20,7 +20,7 @@ from consumer.config import KafkaConfig
 from consumer.telemetry.trace_file import SpanRecord
 from schemas import SlotComplete, parse_outcome
 from tests.integration.conftest import MakeLane
-from tests.otlp_receiver import OtlpReceiver
+from tests.support.otlp_receiver import OtlpReceiver
 
 VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
 TIMEOUT_S = 90.0
@@ -88,7 +88,8 @@ def test_bad_configuration_is_one_line(
     "command", [("run",), ("tick",), ("watch",), ("kafka", "create-topics")], ids=" ".join
 )
 def test_unreachable_kafka_is_one_line(command: tuple[str, ...]) -> None:
-    done = vortex(*command, VORTEX__KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    nowhere = {"BOOTSTRAP_SERVERS": "127.0.0.1:1", "START_TIMEOUT_S": "0"}
+    done = vortex(*command, **{f"VORTEX__KAFKA__{key}": value for key, value in nowhere.items()})
     said = complaint(done, exit_code=3)
     assert "Kafka cannot be reached" in said
     assert "127.0.0.1:1" in said
@@ -102,6 +103,7 @@ async def test_missing_topics_are_one_line(make_lane: MakeLane) -> None:
         "run",
         VORTEX__KAFKA__BOOTSTRAP_SERVERS=lane.config.bootstrap_servers,
         VORTEX__KAFKA__TOPICS__TICKS="not.there",
+        VORTEX__KAFKA__START_TIMEOUT_S="0",
     )
     said = complaint(done, exit_code=3)
     assert "no topic not.there, slot.dead-letter, slot.results" in said
