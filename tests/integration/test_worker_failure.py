@@ -27,10 +27,10 @@ BROKEN = RuntimeError(MESSAGE)
 
 
 def break_polling(worker: Worker, _: TopicPartition) -> None:
-    async def broken(**_: object) -> None:
+    async def broken(*_: object) -> None:
         raise BROKEN
 
-    worker._consumer.getmany = broken
+    worker._reader.poll = broken  # type: ignore[method-assign]
 
 
 def break_claiming(worker: Worker, partition: TopicPartition) -> None:

@@ -68,11 +68,11 @@ async def test_workers_start_while_one_of_three_brokers_is_down(
                 )
             )
             assert [one for one in running if one.done()] == []
+            said = [each.getMessage() for each in caplog.records if each.levelname != "INFO"]
         finally:
             for worker in workers:
                 worker.request_stop()
             await asyncio.gather(*running)
-    said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
     assert 1 <= said.count("Waiting for Kafka") <= len(workers)
     assert set(said) == {"Waiting for Kafka"}
 

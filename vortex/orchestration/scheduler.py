@@ -217,21 +217,21 @@ class SlotScheduler:
     async def _generate_audio_with_timeout(
         self, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with self._limit("audio"):
+        async with _limit("audio", self.timeouts["audio_s"]):
             audio: torch.Tensor = await self.pipeline._generate_audio(recipe, *self._context(slot))
             return audio
 
     async def _generate_image_with_timeout(
         self, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with self._limit("image"):
+        async with _limit("image", self.timeouts["image_s"]):
             image: torch.Tensor = await self.pipeline._generate_actor(recipe, *self._context(slot))
             return image
 
     async def _generate_video_with_timeout(
         self, image: torch.Tensor, audio: torch.Tensor, slot: SlotContext | None = None
     ) -> torch.Tensor:
-        async with self._limit("video"):
+        async with _limit("video", self.timeouts["video_s"]):
             video: torch.Tensor = await self.pipeline._generate_video(
                 image, audio, *self._context(slot)
             )
@@ -240,26 +240,11 @@ class SlotScheduler:
     async def _verify_with_clip(
         self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
     ) -> DualClipResult:
-        async with self._limit("clip"):
+        async with _limit("clip", self.timeouts["clip_s"]):
             verdict: DualClipResult = await self.pipeline._verify_semantic(
                 video, recipe, *self._context(slot)
             )
             return verdict
-
-    @asynccontextmanager
-    async def _limit(self, stage: str) -> AsyncIterator[None]:
-        limit_s = self.timeouts[f"{stage}_s"]
-        try:
-            async with asyncio.timeout(limit_s) as limit:
-                yield
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            message = (
-                f"the {stage} did not end within its limit of {limit_s:g} s"
-                f" (orchestration.timeouts.{stage}_s)"
-            )
-            raise StageTimeoutError(message) from error
 
     def _context(self, slot: SlotContext | None) -> tuple[SlotContext, ...]:
         return (slot,) if self._takes_context and slot is not None else ()
@@ -399,6 +384,22 @@ class _SlotRun:
             f" which {self._scheduler.deadline_buffer_s:.3f} s are kept back; {needed_s:.3f} s of"
             " work are ahead"
         )
+
+
+@asynccontextmanager
+async def _limit(stage: str, seconds: float) -> AsyncIterator[None]:
+    """Stop an attempt of a stage after its time limit."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        message = (
+            f"the {stage} did not end within its limit of {seconds:g} s"
+            f" (orchestration.timeouts.{stage}_s)"
+        )
+        raise StageTimeoutError(message) from error
 
 
 def _is_retryable(error: Exception) -> bool:
