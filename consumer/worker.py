@@ -404,10 +404,9 @@ class Worker:
         failure = error
         if not isinstance(error, EXPECTED_ERRORS):
             logger.error("Task ended unexpectedly", extra={"task": task}, exc_info=error)
-            reason = "it was told to by nobody" if error is None else repr(error)
+            reason = "nobody told it to" if error is None else " ".join(repr(error).split())
             failure = WorkerFailedError(
-                f"the worker failed unexpectedly: its {task} ended: {' '.join(reason.split())};"
-                " start it again"
+                f"the worker failed unexpectedly: its task {task} ended ({reason}); start it again"
             )
             failure.__cause__ = error
         self._failure = self._failure or failure
@@ -476,5 +475,5 @@ async def _bounded(what: str, stopping: Awaitable[None]) -> None:
     """Let something stop within a time limit."""
     try:
         await asyncio.wait_for(stopping, STOP_TIMEOUT_S)
-    except (TimeoutError, KafkaError) as error:
+    except Exception as error:  # noqa: BLE001 - the others are stopped in any case
         logger.warning("Did not stop cleanly", extra={"what": what, "reason": repr(error)})

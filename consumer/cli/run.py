@@ -45,6 +45,7 @@ def run(
         complain(str(error))
         exit_code = exit_code_of(error)
     finally:
+        held_stop.hold()  # the loop has let go of the signals; a second one changes nothing
         tracing.shutdown(TRACING_SHUTDOWN_S)
     leave(exit_code)
 

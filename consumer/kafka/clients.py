@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -23,6 +24,7 @@ from aiokafka.errors import (
 )
 
 from consumer.config import KafkaConfig
+from vortex.config import ConfigError
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Largest record that is handed to a broker; the topic's own limit is usually lower."""
@@ -165,13 +167,12 @@ def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
 def _connection(config: KafkaConfig, client_id: str) -> dict[str, Any]:
     security = config.security
     encrypted = security.protocol in ("SSL", "SASL_SSL")
-    ca_file = str(security.ca_file) if security.ca_file else None
     return {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": client_id,
         "request_timeout_ms": _ms(config.request_timeout_s),
         "security_protocol": security.protocol,
-        "ssl_context": ssl.create_default_context(cafile=ca_file) if encrypted else None,
+        "ssl_context": _ssl_context(security.ca_file) if encrypted else None,
         "sasl_mechanism": security.sasl_mechanism,
         "sasl_plain_username": security.username,
         "sasl_plain_password": (
@@ -182,6 +183,16 @@ def _connection(config: KafkaConfig, client_id: str) -> dict[str, Any]:
 
 def _is_refusal(cause: object) -> bool:
     return isinstance(cause, _REFUSALS) and not isinstance(cause, _CONNECTION_ENDS)
+
+
+def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except OSError as error:
+        raise ConfigError(
+            f"kafka.security.ca_file: {ca_file} cannot be used: {error.strerror or error};"
+            " it must be a PEM file with certificates"
+        ) from error
 
 
 def _ms(seconds: float) -> int:

@@ -16,7 +16,7 @@ from consumer.worker import Worker, WorkerFailedError
 from tests.integration.conftest import MakeLane
 from tests.integration.test_command_line import complaint, environment, kafka_variables
 from tests.support.engines import Script, ScriptedEngine
-from tests.support.lane import TIMEOUT_S, Lane, tick
+from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
 from tests.support.vortex_run import COMMAND, MESSAGE
 from tests.support.waiting import until
 
@@ -136,13 +136,13 @@ async def test_decided_outcomes_are_published_before_a_failed_worker_ends(
 
     monkeypatch.setattr(TransactionalPublisher, "publish", held)
     worker, running = start(lane, ScriptedEngine())
-    await lane.emit([tick(1)])
+    emitted = await lane.emit([tick(1)])
     await until(lambda: any(each.has_decisions for each in worker._partitions.values()))
     break_polling(worker, TopicPartition(lane.config.topics.ticks, 0))
     await until(worker._stop_requested.is_set)
     published.set()
     assert "poll loop" in await ending(running)
-    assert await lane.committed() == 1
+    assert_one_outcome_each(await lane.outcomes(1), emitted)
 
 
 @pytest.mark.parametrize("broken", ["poll", "dispatcher", "partition", "start"])

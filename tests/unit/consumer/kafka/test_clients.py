@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
+
+from consumer.config import KafkaConfig, WorkerConfig
+from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin
+from vortex.config import ConfigError
+
+
+def fail_to_connect(cause: Exception) -> None:
+    """Fail as aiokafka does, which only logs why an address failed."""
+    with connecting():
+        logging.getLogger("aiokafka").error('Unable connect to "%s:%s": %s', "broker", 9092, cause)
+        raise KafkaConnectionError("Unable to bootstrap")
+
+
+@pytest.mark.parametrize(
+    ("cause", "permanent"),
+    [
+        (SaslAuthenticationFailed("wrong password"), True),
+        (ssl.SSLCertVerificationError("self-signed certificate"), True),
+        (ssl.SSLEOFError("the broker is stopping"), False),
+        (ConnectionRefusedError("nobody listens"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_a_refusal_is_permanent(cause: Exception, permanent: bool) -> None:
+    with pytest.raises(KafkaUnreachableError) as caught:
+        fail_to_connect(cause)
+    assert str(cause) in str(caught.value)
+    assert caught.value.permanent is permanent
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_unusable_ca_file_is_a_wrong_configuration(
+    content: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    kafka = WorkerConfig.load().kafka.model_dump()
+    kafka["security"] |= {"protocol": "SSL", "ca_file": path}
+    with pytest.raises(ConfigError, match=r"kafka\.security\.ca_file: .*ca\.pem cannot be used"):
+        make_admin(KafkaConfig.model_validate(kafka), client_id="test")
