@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-demo: $(READY) ## Start Kafka and a worker, emit six ticks, show what becomes of each.
+demo: $(READY) ## Start Kafka and a worker, and follow six ticks end to end.
 	$(BIN)/vortex demo
 
 test: $(READY) ## Run the tests, on a real Kafka and the mini models.
@@ -30,7 +30,7 @@ test: $(READY) ## Run the tests, on a real Kafka and the mini models.
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
-test-gpu: $(READY) ## Run the tests that need a GPU; without one, say so.
+test-gpu: $(READY) ## Run the tests that need a GPU; skipped without one.
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(READY) ## Check style, types and YAML.
@@ -40,7 +40,7 @@ lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/yamllint --strict config.yaml vortex/weights/data/catalogue.yaml
 	$(BIN)/vortex schemas --check
 
-format: $(READY) ## Put the code into shape.
+format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
@@ -56,12 +56,12 @@ bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
 	$(BIN)/python -m tests.benchmarks.full_size
 
-schemas: $(READY) ## Write the contract's JSON Schemas, AsyncAPI document and examples anew.
+schemas: $(READY) ## Regenerate the contract's JSON Schemas, AsyncAPI document and examples.
 	$(BIN)/vortex schemas schemas
 
-lock: $(READY) ## Resolve the dependencies anew.
+lock: $(READY) ## Update the lock file to the newest dependencies.
 	$(BIN)/uv pip compile --quiet --no-header --generate-hashes --all-extras \
 		--python-version 3.11 pyproject.toml --upgrade --output-file requirements.lock
 
-clean: ## Remove the virtual environment and what runs left behind.
+clean: ## Remove the virtual environment and all generated files.
 	rm -rf $(VENV) demo-output artifacts .mypy_cache .pytest_cache .ruff_cache .hypothesis
