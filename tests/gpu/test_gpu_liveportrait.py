@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.unit.vortex.models.test_liveportrait import recipe_networks
 
+from tests.unit.vortex.models.liveportrait.test_liveportrait import recipe_networks
 from vortex.models.liveportrait import LivePortrait, LivePortraitDims
 from vortex.utils.cancellation import CancellationToken
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.vortex.models.test_liveportrait import MINI, recipe_networks
 
+from tests.unit.vortex.models.liveportrait.test_liveportrait import MINI, recipe_networks
 from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.animator import LivePortraitAnimator
