@@ -252,6 +252,8 @@ class Worker:
                 self._consumer.resume(partition)
             elif not wanted and partition not in paused:
                 self._consumer.pause(partition)
+        if self._open_to_ticks:
+            self._reader.wake()
 
     # --- outcomes ---------------------------------------------------------------------------
 

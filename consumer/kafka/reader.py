@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,7 @@ class TickReader:
         self._faults: dict[TopicPartition, Fault] = {}
         self._turn = 0
         self._wary_until_s = 0.0
+        self._wake = asyncio.Event()
 
     @property
     def standing(self) -> Mapping[TopicPartition, Fault]:
@@ -122,6 +124,10 @@ class TickReader:
         """Drop what is known of a partition that is no longer read here."""
         self._cursors.pop(partition, None)
         self._faults.pop(partition, None)
+
+    def wake(self) -> None:
+        """End a poll that waits since no partition wanted ticks: one may want some now."""
+        self._wake.set()
 
     async def poll(self, owners: Mapping[TopicPartition, InputPartition], room: int) -> None:
         """Read each partition that wants ticks; wait for a moment if none has any.
@@ -141,6 +147,9 @@ class TickReader:
             and (partition not in self._faults or self._faults[partition].retry_at_s <= now_s)
         ]
         try:
+            if not wanted:
+                await self._wait_to_be_woken()
+                return
             if await self._poll_each(wanted, owners, room):
                 return
             if now_s < self._wary_until_s:
@@ -150,6 +159,14 @@ class TickReader:
         except Exception:
             self._cursors.clear()
             raise
+
+    async def _wait_to_be_woken(self) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_MS / 1000):
+                await self._wake.wait()
+        # A consumer that is not polled for minutes leaves its group.
+        await self._consumer.getmany(_NOWHERE, timeout_ms=0)
 
     async def _poll_each(
         self,
@@ -193,9 +210,6 @@ class TickReader:
         room: int,
     ) -> None:
         """Wait until any partition has records, and take in a few of them."""
-        if not wanted:
-            await self._consumer.getmany(_NOWHERE, timeout_ms=WAIT_MS)
-            return
         positions = {partition: owners[partition].position for partition in wanted}
         try:
             fetched = await self._consumer.getmany(
