@@ -19,6 +19,7 @@ from consumer.telemetry.tracing import Tracing, configure_tracing
 from tests.support.otlp_receiver import OtlpReceiver
 
 SPAN_COUNT = 1000
+EXPORT_TIMEOUT_S = 10.0  # OTEL_EXPORTER_OTLP_TIMEOUT's default: what one wait for a collector takes
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ def test_collector_that_fails_slows_neither_spans_nor_shutdown(
 ) -> None:
     request.getfixturevalue(collector)
     tracing = configure_tracing(OtlpSettings(), set_global=False)
-    assert end_spans(tracing, SPAN_COUNT) < 0.5
+    assert end_spans(tracing, SPAN_COUNT) < EXPORT_TIMEOUT_S / 2
     assert shutdown_duration_s(tracing, 2.0) < 2.5
-    assert shutdown_duration_s(tracing, 2.0) < 0.1
+    assert shutdown_duration_s(tracing, 2.0) < 1.0
     (record,) = telemetry_records(caplog)
     assert record.message == "Unsent spans dropped at shutdown"
 
@@ -156,7 +157,7 @@ def test_full_queue_drops_spans_without_waiting(
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "32")
     tracing = configure_tracing(OtlpSettings(), set_global=False)
-    assert end_spans(tracing, SPAN_COUNT) < 0.5
+    assert end_spans(tracing, SPAN_COUNT) < EXPORT_TIMEOUT_S / 2
     assert shutdown_duration_s(tracing, 0.2) < 0.7
     assert len(telemetry_records(caplog)) <= 4
 
