@@ -11,20 +11,20 @@ from collections.abc import Callable
 
 from opentelemetry import trace
 
-from consumer.admission import Admission, Refusal
-from consumer.engine.base import Engine, EngineLostError, SlotMade, SlotNotMade, SlotRequest
+from consumer.admission import Admission
+from consumer.engine.base import Engine, EngineLostError, EngineResult, SlotNotMade, SlotRequest
 from consumer.job import Job, TickKey
 from consumer.slot_queue import SlotQueue
 from consumer.telemetry import propagation, semconv
-from schemas import MissReason
+from schemas import MissReason, Stage
 
 # Predictions change while slots wait, so all of them are looked at again at least this often.
 SWEEP_INTERVAL_S = 1.0
 # So many slots are looked at before the event loop may do something else.
 LOOKS_AT_ONCE = 200
 
-Made = SlotMade | SlotNotMade
-Decide = Callable[[Job, Made, float | None], None]
+OnResult = Callable[[Job, EngineResult, float | None], None]
+OnJobStage = Callable[[Job, Stage], None]
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
@@ -37,18 +37,26 @@ class Dispatcher:
     also while the engine is busy or still starting.
     """
 
-    def __init__(self, engine: Engine, admission: Admission, decide: Decide) -> None:
-        """Take the engine, not yet started.
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        on_result: OnResult,
+        on_stage: OnJobStage = lambda _job, _stage: None,
+    ) -> None:
+        """Be ready to queue; `run` serves.
 
         Args:
-            engine: makes the slots.
+            engine: makes the slots; not yet started.
             admission: tells hopeless slots.
-            decide: called once for every slot, with what came of it and when its work began.
+            on_result: called once for every slot, with what came of it and when its work began.
+            on_stage: called whenever a stage of a slot begins.
         """
         self.queue = SlotQueue()
         self._engine = engine
         self._admission = admission
-        self._decide = decide
+        self._on_result = on_result
+        self._on_stage = on_stage
         self._engine_ready = False
         self._starting: asyncio.Task[None] | None = None
         self._running: tuple[Job, asyncio.Task[None]] | None = None
@@ -147,8 +155,8 @@ class Dispatcher:
         look_s = min(self._admission.latest_start_s(job), next_sweep_s)
         heapq.heappush(self._looks, (max(look_s, math.nextafter(now_s, math.inf)), job.key))
 
-    def _refuse(self, job: Job, refusal: Refusal) -> None:
-        self._decide(job, SlotNotMade(refusal.reason, None, refusal.detail, {}), None)
+    def _refuse(self, job: Job, refusal: SlotNotMade) -> None:
+        self._on_result(job, refusal, None)
 
     def _start_next(self) -> None:
         for _ in range(LOOKS_AT_ONCE):
@@ -213,17 +221,17 @@ class Dispatcher:
             start_time=int(job.arrival.wall.timestamp() * 1e9),
             attributes={semconv.SLOT_ID: job.tick.slot_id},
         ).end()
-        made: Made
+        result: EngineResult
         try:
-            made = await self._engine.run(_request(job))
+            result = await self._engine.run(_request(job), lambda stage: self._on_stage(job, stage))
         except EngineLostError as error:
             self._engine_ready = False
             if _being_cancelled():
                 raise asyncio.CancelledError from error
             logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
             semconv.record_failure(job.span, error)
-            made = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
-        self._decide(job, made, started_s)
+            result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
+        self._on_result(job, result, started_s)
 
 
 def _request(job: Job) -> SlotRequest:

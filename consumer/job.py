@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from schemas import SlotTick
+from schemas import Recipe, SlotTick
 from vortex.slot import slot_seed
 
 
 class TickKey(NamedTuple):
-    """Where a tick was read; names it for ever."""
+    """Where a tick was read; permanently identifies it."""
 
     topic: str
     partition: int
@@ -54,8 +54,8 @@ class Job:
 
     key: TickKey
     tick: SlotTick
-    recipe: dict[str, Any]
-    """The tick's recipe as plain data, with the seed that is in force."""
+    seed: int
+    """The recipe's, or the one derived for a recipe without."""
     arrival: Arrival
     deadline_s: float
     """Monotonic seconds."""
@@ -69,15 +69,14 @@ class Job:
         cls, key: TickKey, tick: SlotTick, arrival: Arrival, span: Span, context: Context
     ) -> Job:
         """Make the job of a tick that has just arrived."""
-        recipe = tick.recipe.model_dump(mode="json")
-        recipe["seed"] = slot_seed(recipe, tick.slot_id, tick.channel)
+        seed = slot_seed(tick.recipe, tick.slot_id, tick.channel)
         deadline_s = arrival.to_monotonic_s(tick.deadline)
-        return cls(key, tick, recipe, arrival, deadline_s, span, context)
+        return cls(key, tick, seed, arrival, deadline_s, span, context)
 
     @property
-    def seed(self) -> int:
-        """The seed that is in force."""
-        return int(self.recipe["seed"])
+    def recipe(self) -> Recipe:
+        """What the slot should show and say."""
+        return self.tick.recipe
 
     def close(self) -> None:
         """End the tick's span, unless that was done: the tick is left undecided."""

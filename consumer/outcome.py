@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.engine.base import SlotMade, SlotNotMade
+from consumer.engine.base import EngineResult, SlotMade, SlotNotMade
 from consumer.job import Decision, Job
 from consumer.telemetry import semconv
 from schemas import (
@@ -31,34 +31,36 @@ class OutcomeWriter:
     group_id: str
     worker: WorkerInfo
 
-    def decide(self, job: Job, made: SlotMade | SlotNotMade, started_s: float | None) -> Decision:
+    def write(self, job: Job, result: EngineResult, started_s: float | None) -> Decision:
         """Decide the tick's outcome now, and return what is to be published.
 
         A slot that was made too late is a miss, whatever was made.
 
         Args:
             job: the tick.
-            made: what came of it.
+            result: what came of it.
             started_s: monotonic second at which its work began; None if it never did.
         """
         decided_s = time.monotonic()
-        if isinstance(made, SlotMade) and decided_s >= job.deadline_s:
+        if isinstance(result, SlotMade) and decided_s >= job.deadline_s:
             detail = f"finished {decided_s - job.deadline_s:.3f} s after the deadline"
-            made = SlotNotMade(MissReason.LATE, None, detail, made.times_ms)
-        common = self._common(job, made.times_ms, started_s, decided_s)
+            result = SlotNotMade(MissReason.LATE, None, detail, result.times_ms)
+        common = self._common(job, result.times_ms, started_s, decided_s)
         event: SlotComplete | DeadlineMissed
-        if isinstance(made, SlotMade):
+        if isinstance(result, SlotMade):
             event = SlotComplete(
                 **common,
-                verification=made.verification,
-                artifact=made.artifact,
-                quality=made.quality,
-                seed=made.seed,
-                models=dict(made.models),
+                verification=result.verification,
+                artifact=result.artifact,
+                quality=result.quality,
+                seed=result.seed,
+                models=dict(result.models),
             )
         else:
-            detail = made.detail[:MAX_DETAIL_CHARS]
-            event = DeadlineMissed(**common, reason=made.reason, stage=made.stage, detail=detail)
+            detail = result.detail[:MAX_DETAIL_CHARS]
+            event = DeadlineMissed(
+                **common, reason=result.reason, stage=result.stage, detail=detail
+            )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
         job.span.set_attribute(semconv.SLOT_OUTCOME, event.type)
         job.span.set_attribute(semconv.SLOT_DEADLINE_SLACK_MS, event.slack_ms)

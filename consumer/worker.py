@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -20,8 +20,8 @@ from opentelemetry.trace import Link, SpanKind
 
 from consumer.admission import Admission
 from consumer.config import KafkaConfig
-from consumer.dispatcher import Dispatcher, Made
-from consumer.engine.base import Engine, EngineStartError
+from consumer.dispatcher import Dispatcher
+from consumer.engine.base import Engine, EngineResult, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
 from consumer.kafka.clients import (
@@ -37,7 +37,7 @@ from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.watched_tasks import WatchedTasks
-from schemas import WorkerInfo
+from schemas import Stage, WorkerInfo
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
@@ -49,6 +49,10 @@ MAX_CONNECT_BACKOFF_S = 2.0
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
+
+
+OnProgress = Callable[[Job, Stage | None], None]
+"""Told of each slot when it begins to wait (None), and when each of its stages begins."""
 
 
 class WorkerStartError(Exception):
@@ -77,15 +81,21 @@ class Worker:
     """
 
     def __init__(
-        self, config: KafkaConfig, engine: Engine, *, worker_id: str | None = None
+        self,
+        config: KafkaConfig,
+        engine: Engine,
+        *,
+        worker_id: str | None = None,
+        on_progress: OnProgress = lambda _job, _stage: None,
     ) -> None:
-        """Take the engine, not yet started; `run` starts it and stops it.
+        """Set the worker up; nothing is connected or started before `run`.
 
         Args:
             config: brokers, topics and limits.
-            engine: makes the slots.
+            engine: makes the slots; not yet started, `run` starts and stops it.
             worker_id: names this worker in outcomes, spans and at the brokers; by default host
                 name and process id.
+            on_progress: see `OnProgress`; called on the event loop, must not block.
         """
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
@@ -93,7 +103,8 @@ class Worker:
         self._engine = engine
         info = WorkerInfo(id=self.worker_id, version=importlib.metadata.version("vortex-slots"))
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
-        self._dispatcher = Dispatcher(engine, Admission(engine), self._decide)
+        self._on_progress = on_progress
+        self._dispatcher = Dispatcher(engine, Admission(engine), self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -236,6 +247,7 @@ class Worker:
                 "deadline_s": round(job.deadline_s - arrival.monotonic_s, 3),
             },
         )
+        self._on_progress(job, None)
         self._dispatcher.submit(job)
 
     def _update_flow(self) -> None:
@@ -257,9 +269,8 @@ class Worker:
 
     # --- outcomes ---------------------------------------------------------------------------
 
-    def _decide(self, job: Job, made: Made, started_s: float | None) -> None:
-        decision = self._outcomes.decide(job, made, started_s)
-        self._publish(decision)
+    def _on_result(self, job: Job, result: EngineResult, started_s: float | None) -> None:
+        self._publish(self._outcomes.write(job, result, started_s))
 
     def _publish(self, decision: Decision) -> None:
         topic, partition, _ = decision.key

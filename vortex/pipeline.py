@@ -1,37 +1,34 @@
-"""The story of a slot: speech beside portrait, then the video, then the self-check."""
+"""The four stages of a slot: speech and portrait, the video, the self-check."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from pydantic import ValidationError
 
-from schemas import Recipe, SlotParams
-from schemas.describe import describe_validation_error
+from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
 from vortex.config import VortexConfig
 from vortex.errors import (
     DeviceLostError,
-    InvalidRecipeError,
     MemoryPressureError,
     VortexInitializationError,
 )
 from vortex.models.clip_ensemble import DualClipResult
 from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
 from vortex.models.stage_models import StageModels
-from vortex.orchestration.models import GenerationBreakdown
-from vortex.slot import SlotContext, slot_seed
+from vortex.orchestration import GenerationBreakdown, SlotScheduler
+from vortex.orchestration.scheduler import UNLIMITED
+from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.device import device_of
 from vortex.utils.frames import FrameBuffer
-from vortex.utils.side_by_side import side_by_side
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
 
@@ -50,12 +47,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BYTES_PER_GB = 10**9
-WARM_UP_RECIPE: Mapping[str, Any] = {
-    "slot_params": {"duration_sec": 3.0, "fps": 12, "resolution": "128x128"},
-    "audio_track": {"script": "Good evening, and welcome to the programme."},
-    "visual_track": {"prompt": "A portrait of a news presenter."},
-    "seed": 0,
-}
+WARM_UP_RECIPE = Recipe(
+    slot_params=SlotParams(duration_sec=3.0, fps=12, resolution="128x128"),
+    audio_track=AudioTrack(script="Good evening, and welcome to the programme."),
+    visual_track=VisualTrack(prompt="A portrait of a news presenter."),
+    seed=0,
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class ModelRegistry:
     """The loaded models by name, each with its revision."""
 
     def __init__(self, models: Mapping[str, Any], revisions: Mapping[str, str]) -> None:
-        """Take what is loaded."""
+        """Hold loaded models and their revisions, both by name."""
         self._models = dict(models)
         self.revisions = dict(revisions)
 
@@ -157,31 +154,27 @@ class VortexPipeline:
             max_threads=3, cancel_grace_s=self.config.pipeline.cancel_grace_s
         )
 
-    async def generate_slot(self, recipe: Mapping[str, Any], slot_id: int) -> GenerationResult:
-        """Make one slot, however long it takes.
+    async def generate_slot(
+        self, recipe: Recipe | Mapping[str, Any], slot_id: int
+    ) -> GenerationResult:
+        """Make one slot, however long it takes: the scheduler's way without limits or deadline.
 
         Raises:
             InvalidRecipeError: the recipe asks for what this worker cannot make.
             MemoryPressureError: the hard memory limit was crossed.
         """
+        recipe = as_recipe(recipe)
         slot = SlotContext(recipe=recipe, slot_id=slot_id, seed=slot_seed(recipe, slot_id))
-        started = time.monotonic()
-        audio, image = await side_by_side(
-            self._timed(slot, "audio", self._generate_audio(recipe, slot)),
-            self._timed(slot, "image", self._generate_actor(recipe, slot)),
-        )
-        video = await self._timed(slot, "video", self._generate_video(image, audio, slot))
-        verdict = await self._timed(slot, "clip", self._verify_semantic(video, recipe, slot))
-        total_ms = (time.monotonic() - started) * 1000
+        made = await SlotScheduler(self, UNLIMITED).execute(recipe, slot_id, math.inf, slot=slot)
         return GenerationResult(
-            video_frames=video,
-            audio_waveform=audio,
-            clip_embedding=verdict.embedding,
-            verification=verdict,
-            breakdown=GenerationBreakdown(**slot.breakdown, total_ms=total_ms),
+            video_frames=made.video_frames,
+            audio_waveform=made.audio_waveform,
+            clip_embedding=made.clip_embedding,
+            verification=made.verdict,
+            breakdown=made.breakdown,
             slot_id=slot_id,
             seed=slot.seed,
-            fps=_read(recipe).slot_params.fps,
+            fps=recipe.slot_params.fps,
             sample_rate_hz=SAMPLE_RATE_HZ,
         )
 
@@ -210,10 +203,10 @@ class VortexPipeline:
     # --- the four stages --------------------------------------------------------------------
 
     async def _generate_audio(
-        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self, recipe: Recipe | Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
         """Return the speech, float32 `[samples]`, padded with silence to the slot's length."""
-        wanted = _read(recipe)
+        wanted = as_recipe(recipe)
         track, duration_s = wanted.audio_track, wanted.slot_params.duration_sec
 
         def work(token: CancellationToken) -> Speech:
@@ -232,11 +225,12 @@ class VortexPipeline:
         return torch.from_numpy(fit_length(speech.waveform, round(duration_s * SAMPLE_RATE_HZ)))
 
     async def _generate_actor(
-        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self, recipe: Recipe | Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
         """Return the portrait, float32 `[1, 3, S, S]` in [0, 1]."""
-        track = _read(recipe).visual_track
-        seed = slot_seed(recipe, 0) if slot is None else slot.seed
+        wanted = as_recipe(recipe)
+        track = wanted.visual_track
+        seed = slot_seed(wanted, 0) if slot is None else slot.seed
         settings = self.config.pipeline
 
         def work(token: CancellationToken) -> torch.Tensor:
@@ -261,7 +255,7 @@ class VortexPipeline:
         """Return the frames, uint8 `[T, 3, H, W]` on the CPU.
 
         For a slot with a sink they lie in a buffer of the pipeline's, and are valid until its next
-        slot: a long one takes hundreds of megabytes, which are not allocated anew each time.
+        slot: a long one takes hundreds of megabytes, which are not allocated for each slot.
 
         Without a slot: 24 frames per second, as long as the audio, as large as the image.
         """
@@ -272,9 +266,8 @@ class VortexPipeline:
             )
             expressions = ["neutral"]
         else:
-            wanted = _read(slot.recipe)
-            params = wanted.slot_params
-            expressions = [e.value for e in wanted.visual_track.expression_sequence]
+            params = slot.recipe.slot_params
+            expressions = [e.value for e in slot.recipe.visual_track.expression_sequence]
         speech = None if slot is None else slot.speech
         if speech is None:
             speech = Speech(audio.numpy(), (), voice_id="", truncated=False)
@@ -319,10 +312,13 @@ class VortexPipeline:
         return video
 
     async def _verify_semantic(
-        self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self,
+        video: torch.Tensor,
+        recipe: Recipe | Mapping[str, Any],
+        slot: SlotContext | None = None,
     ) -> DualClipResult:
         """Return the self-check's verdict."""
-        wanted = _read(recipe)
+        wanted = as_recipe(recipe)
         constraints = wanted.semantic_constraints
 
         def work(token: CancellationToken) -> DualClipResult:
@@ -365,16 +361,3 @@ class VortexPipeline:
         with torch.cuda.stream(stream):
             yield
             stream.synchronize()
-
-    async def _timed(self, slot: SlotContext, stage: str, work: Any) -> Any:  # a stage's coroutine
-        started = time.monotonic()
-        made = await work
-        slot.breakdown[f"{stage}_ms"] = (time.monotonic() - started) * 1000
-        return made
-
-
-def _read(recipe: Mapping[str, Any]) -> Recipe:
-    try:
-        return Recipe.model_validate(recipe)
-    except ValidationError as error:
-        raise InvalidRecipeError(f"recipe: {describe_validation_error(error)}") from error

@@ -1,11 +1,19 @@
-"""What one slot carries from stage to stage beside the recipe."""
+"""One slot on its way through the stages: its recipe, and what the stages leave for each other."""
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import ValidationError
+
+from schemas import Recipe
+from schemas.describe import describe_validation_error
+from vortex.errors import InvalidRecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,17 +49,19 @@ class SlotContext:
     see it. Stages leave here what later stages and the caller need, on the event loop's thread.
     """
 
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     slot_id: int
     seed: int
     """Decides every random choice of the slot."""
     sink: MediaSink | None = None
     """Takes frames as they are made; None keeps them in the result alone."""
+    on_step: Callable[[str], None] = lambda _: None
+    """Told the name of each step when it begins."""
 
     stage: str | None = None
-    """The last stage that was started."""
+    """The last step that began; after an error, the one that failed."""
     breakdown: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each stage that ended, well or not: `audio_ms`, `image_ms`, …"""
+    """Milliseconds of each step that ended, well or not: `audio_ms`, `image_ms`, …"""
     speech: Speech | None = None
     """What the audio stage made, with the times of its phonemes."""
     frames_computed: int = 0
@@ -59,11 +69,45 @@ class SlotContext:
     steps: int = 0
     """Denoising steps that the image stage took."""
 
+    @contextmanager
+    def step(self, name: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+        """Run one step of the slot inside, and note what it took, however it ends.
 
-def slot_seed(recipe: Mapping[str, Any], slot_id: int, channel: str = "main") -> int:
+        Args:
+            name: of the step, as in the event's breakdown without its unit: "audio", "encode".
+            clock: monotonic seconds.
+        """
+        self.stage = name
+        self.on_step(name)
+        started_s = clock()
+        try:
+            yield
+        except Exception:
+            self.stage = name  # of two steps in parallel, the one that failed
+            raise
+        finally:
+            self.breakdown[f"{name}_ms"] = (clock() - started_s) * 1000
+
+
+def as_recipe(recipe: Recipe | Mapping[str, Any]) -> Recipe:
+    """Return a mapping as the recipe that it describes; a `Recipe` is returned as it is.
+
+    Raises:
+        InvalidRecipeError: a field is missing or out of bounds; one line without the recipe's text.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    try:
+        return Recipe.model_validate(recipe)
+    except ValidationError as error:
+        raise InvalidRecipeError(f"recipe: {describe_validation_error(error)}") from error
+
+
+def slot_seed(recipe: Recipe, slot_id: int, channel: str = "main") -> int:
     """Return the recipe's seed, or one derived from channel and slot id.
 
     Derived, so that a slot made again after a crash is the same slot.
     """
-    seed = recipe.get("seed")
-    return zlib.crc32(f"{channel}/{slot_id}".encode()) if seed is None else int(seed)
+    if recipe.seed is not None:
+        return recipe.seed
+    return zlib.crc32(f"{channel}/{slot_id}".encode())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +32,7 @@ from consumer.demo.output import (
     check_output,
     prepare_output,
 )
-from consumer.demo.progress import ProgressHandler, live_table
+from consumer.demo.progress import follow, live_table
 from consumer.demo.recipes import our_ticks, own_recipe, own_tick
 from consumer.demo.run import collect, emit, running_worker
 from consumer.demo.summary import print_summary
@@ -120,8 +118,7 @@ def demo(
     try:
         check_output(output)
         output = output.resolve()
-        _direct_to(output)
-        settings = load_config(config)
+        settings = _directed_to(output, load_config(config))
         prepare_output(output)
     except OutputError as error:
         fail(str(error), EXIT_USAGE)
@@ -134,12 +131,10 @@ def demo(
         if own is not None:
             _check_voice(own.audio_track.voice_id, voices)
         board = Board(our_ticks(voices) if own is None else [own_tick(own)])
-        tracing = configure_tracing(settings.telemetry)
-        logging.getLogger().addHandler(ProgressHandler(board))
+        tracing = configure_tracing(settings.telemetry, exporter_from_environment=False)
         try:
             with EmbeddedKafka(progress=status.update) as kafka:
-                os.environ["VORTEX__KAFKA__BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
-                settings = load_config(config)
+                settings = _changed(settings, "kafka", bootstrap_servers=kafka.bootstrap_servers)
                 status.update("starting a worker: loading models, making a slot to warm up")
                 asyncio.run(_serve(settings, board, on_accepting=status.stop))
         finally:
@@ -147,12 +142,15 @@ def demo(
     _show(settings, board, output, notes, time.monotonic() - started)
 
 
-def _direct_to(output: Path) -> None:
-    """Set in the environment, which wins over any file, where videos and traces go."""
-    os.environ["VORTEX__ARTIFACTS__URL"] = str(output / SLOTS_NAME)
-    os.environ["VORTEX__TELEMETRY__EXPORTER"] = "file"
-    os.environ["VORTEX__TELEMETRY__FILE"] = str(output / TRACE_NAME)
-    os.environ.pop("OTEL_TRACES_EXPORTER", None)  # this command's trace goes to the file
+def _directed_to(output: Path, settings: WorkerConfig) -> WorkerConfig:
+    """Return the settings with videos and trace in the output directory."""
+    settings = _changed(settings, "artifacts", url=str(output / SLOTS_NAME))
+    return _changed(settings, "telemetry", exporter="file", file=output / TRACE_NAME)
+
+
+def _changed(settings: WorkerConfig, section: str, **keys: object) -> WorkerConfig:
+    changed = getattr(settings, section).model_copy(update=keys)
+    return settings.model_copy(update={section: changed})
 
 
 def _build_models(settings: WorkerConfig, report: Callable[[str], None]) -> None:
@@ -170,7 +168,7 @@ def _check_voice(voice: str, installed: Sequence[str]) -> None:
 
 
 async def _serve(settings: WorkerConfig, board: Board, *, on_accepting: Callable[[], None]) -> None:
-    async with running_worker(settings) as worker:
+    async with running_worker(settings, follow(board)) as worker:
         on_accepting()
         with live_table(board, console):
             await emit(settings, board)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -11,35 +9,33 @@ from rich.text import Text
 
 from consumer.demo.board import Board
 from consumer.demo.tick import outcome_name
+from consumer.job import Job
 from consumer.results import DeadLetter
+from consumer.worker import OnProgress
+from schemas import Stage
 
 _REFRESH_PER_S = 8
 
-# What the worker logs of a slot, as a state that a person reads.
 _STATES = {
-    "Tick received": "waiting",
-    "Starting slot generation": "speech and portrait",
-    "Parallel phase complete": "video",
-    "Video generation complete": "self-check",
-    "CLIP verification complete": "storing",
-    "Slot generation complete": "storing",
+    None: "waiting",
+    Stage.AUDIO: "speech and portrait",
+    Stage.IMAGE: "speech and portrait",
+    Stage.VIDEO: "video",
+    Stage.CLIP: "self-check",
+    Stage.ENCODE: "storing",
+    Stage.STORE: "storing",
 }
 
 
-class ProgressHandler(logging.Handler):
-    """Turns the worker's log messages into the ticks' states."""
+def follow(board: Board) -> OnProgress:
+    """Return what notes a worker's progress on the board."""
 
-    def __init__(self, board: Board) -> None:
-        """Take the ticks."""
-        super().__init__(logging.INFO)
-        self._board = board
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Look whether a record tells of a tick's next state."""
-        slot_id = getattr(record, "slot_id", None)
-        tick = None if slot_id is None else self._board.find(slot_id)
+    def note(job: Job, stage: Stage | None) -> None:
+        tick = board.find(job.tick.slot_id)
         if tick is not None:
-            tick.state = _STATES.get(record.getMessage(), tick.state)
+            tick.state = _STATES[stage]
+
+    return note
 
 
 def live_table(board: Board, console: Console) -> Live:

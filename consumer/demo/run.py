@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from consumer.config import WorkerConfig
 from consumer.demo.board import Board
 from consumer.emitter import TickEmitter
+from consumer.engine.make import make_engine
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
 from consumer.results import read_results
-from consumer.worker import Worker
+from consumer.worker import OnProgress, Worker
 from schemas import SlotTick
 
 READY_TIMEOUT_S = 120.0
@@ -23,7 +24,9 @@ SETTLE_S = 1.0
 
 
 @asynccontextmanager
-async def running_worker(settings: WorkerConfig) -> AsyncIterator[asyncio.Task[None]]:
+async def running_worker(
+    settings: WorkerConfig, on_progress: OnProgress
+) -> AsyncIterator[asyncio.Task[None]]:
     """Create the topics, and run a worker that accepts ticks; it is stopped at the end.
 
     Raises:
@@ -35,9 +38,9 @@ async def running_worker(settings: WorkerConfig) -> AsyncIterator[asyncio.Task[N
         make_admin(settings.kafka, client_id="vortex-demo"),
         {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
     )
-    from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
-
-    worker = Worker(settings.kafka, InlineEngine(settings), worker_id="demo")
+    worker = Worker(
+        settings.kafka, make_engine(settings), worker_id="demo", on_progress=on_progress
+    )
     running = asyncio.create_task(worker.run())
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):

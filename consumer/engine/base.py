@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from consumer.job import TickKey
-from schemas import Artifact, MissReason, Quality, Stage, Verification
+from schemas import Artifact, MissReason, Quality, Recipe, Stage, Verification
 
 
 class EngineLostError(Exception):
@@ -25,8 +25,9 @@ class SlotRequest:
     key: TickKey
     slot_id: int
     channel: str
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     seed: int
+    """The seed to begin with."""
     deadline_s: float
     """Monotonic seconds; the clock is the same in all processes of a machine."""
     trace: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +59,15 @@ class SlotNotMade:
     """Milliseconds of the steps that were reached."""
 
 
+EngineResult = SlotMade | SlotNotMade
+OnStage = Callable[[Stage], None]
+"""Told each stage of a slot when it begins."""
+
+
+def ignore_stage(_: Stage) -> None:
+    """Be told of a stage, and do nothing."""
+
+
 class Engine(Protocol):
     """Makes one slot at a time."""
 
@@ -68,17 +78,17 @@ class Engine(Protocol):
             EngineStartError: something is missing or wrong, and trying again will not help.
         """
 
-    async def run(self, request: SlotRequest) -> SlotMade | SlotNotMade:
+    async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot. A slot that fails is a result; cancelling the call stops the work.
 
         Raises:
             EngineLostError: the engine itself failed.
         """
 
-    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+    def predict_s(self, recipe: Recipe) -> float | None:
         """Return the seconds from start to stored video, or None while nothing was measured."""
 
-    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+    def rule_out(self, recipe: Recipe) -> str | None:
         """Return in words why this engine cannot make the slot within its limits, or None.
 
         None also while it does not know: the slot may be tried. Whoever is given a reason refuses

@@ -85,7 +85,9 @@ class Tracing:
                 exporter.shutdown()
 
 
-def configure_tracing(settings: TracingSettings, *, set_global: bool = True) -> Tracing:
+def configure_tracing(
+    settings: TracingSettings, *, set_global: bool = True, exporter_from_environment: bool = True
+) -> Tracing:
     """Make the tracer provider of this process, and let `trace.get_tracer` use it.
 
     Ending a span never waits: spans queue up for a background thread, and a full queue drops them.
@@ -98,13 +100,16 @@ def configure_tracing(settings: TracingSettings, *, set_global: bool = True) -> 
         settings: see `TracingSettings`.
         set_global: False leaves OpenTelemetry's global provider alone, which can be set only once
             in a process; take tracers from the returned `provider` then.
+        exporter_from_environment: False ignores OTEL_TRACES_EXPORTER.
 
     Raises:
         ValueError: an exporter or OTLP protocol is asked for that we do not have, or `file`
             without a path.
         OSError: the trace file cannot be written.
     """
-    exporters = () if _sdk_disabled() else tuple(_make_exporters(settings))
+    asked = os.environ.get(_TRACES_EXPORTER) if exporter_from_environment else None
+    names = asked or settings.exporter
+    exporters = () if _sdk_disabled() else tuple(_make_exporters(names, settings))
     provider = TracerProvider(
         resource=_resource(settings.service_name),
         shutdown_on_exit=False,  # it would wait for a dead collector; `Tracing.shutdown` does not
@@ -126,8 +131,7 @@ def _resource(service_name: str) -> Resource:
     return Resource.create(ours, SCHEMA_URL).merge(OTELResourceDetector().detect())
 
 
-def _make_exporters(settings: TracingSettings) -> Iterator[SpanExporter]:
-    names = os.environ.get(_TRACES_EXPORTER) or settings.exporter
+def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExporter]:
     for name in (each.strip() for each in names.split(",")):
         match name:
             case "none":

@@ -59,7 +59,7 @@ async def _measure(config: WorkerConfig) -> tuple[Mapping[str, float], list[floa
     made, totals_s = [], []
     try:
         for number in range(SLOTS):
-            recipe = recipes[number % 4].model_dump(mode="json")
+            recipe = recipes[number % 4]
             started = time.monotonic()
             result = await engine.run(
                 SlotRequest(
@@ -84,7 +84,7 @@ def _picture(times_ms: Mapping[str, float]) -> Table:
     longest = max(times_ms.values())
     table = Table(box=None, show_header=False)
     for stage, milliseconds in times_ms.items():
-        name = f"{stage} (beside audio)" if stage == _BESIDE else stage
+        name = f"{stage} (in parallel with audio)" if stage == _BESIDE else stage
         bar = ProgressBar(total=longest, completed=milliseconds, width=40)
         table.add_row(name, f"{milliseconds:.0f} ms", bar)
     return table

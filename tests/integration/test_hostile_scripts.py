@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from consumer.config import WorkerConfig
 from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
 from consumer.job import TickKey
-from schemas import MissReason, Recipe, Stage
+from schemas import AudioTrack, MissReason, Recipe, SlotParams, Stage, VisualTrack
 from vortex.models.kokoro.onnx_backend import OnnxBackend
 
 pytestmark = pytest.mark.models
@@ -22,18 +22,16 @@ HTML = '<p class="a">&amp;&nbsp;&copy; <b>$$$ ### @@@ %%% &&& ***</b></p>'
 ONE_SENTENCE = "It rains in the north, and " * 23
 
 
-def recipe(script: str, duration_s: float = 1.0) -> Mapping[str, Any]:
-    content = {
-        "slot_params": {"duration_sec": duration_s, "fps": 12, "resolution": "128x128"},
-        "audio_track": {"script": script},
-        "visual_track": {"prompt": "a woman with short red hair in a green coat"},
-        "seed": 7,
-    }
-    Recipe.model_validate(content)  # none is refused by the contract
-    return content
+def recipe(script: str, duration_s: float = 1.0) -> Recipe:
+    return Recipe(
+        slot_params=SlotParams(duration_sec=duration_s, fps=12, resolution="128x128"),
+        audio_track=AudioTrack(script=script),
+        visual_track=VisualTrack(prompt="a woman with short red hair in a green coat"),
+        seed=7,
+    )
 
 
-def request(wanted: Mapping[str, Any]) -> SlotRequest:
+def request(wanted: Recipe) -> SlotRequest:
     return SlotRequest(
         key=TickKey("slot.ticks", 0, 5),
         slot_id=5,
@@ -74,8 +72,7 @@ async def test_slow_script_is_a_miss_and_the_same_engine_makes_the_next_slot(
         assert isinstance(missed, SlotNotMade)
         assert (missed.reason, missed.stage) == (MissReason.TIMEOUT, Stage.AUDIO)
 
-        scheduler = hasty._scheduler
-        assert scheduler is not None
+        scheduler = hasty._maker.scheduler  # type: ignore[union-attr]
         scheduler.timeouts = {**scheduler.timeouts, "audio_s": 120.0}
         assert isinstance(await hasty.run(request(recipe("Good evening."))), SlotMade)
 

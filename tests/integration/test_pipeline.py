@@ -30,7 +30,7 @@ from vortex.errors import InvalidRecipeError, VortexInitializationError
 from vortex.orchestration import SlotScheduler
 from vortex.orchestration.estimates import STAGES
 from vortex.pipeline import GenerationResult, VortexPipeline
-from vortex.slot import SlotContext, slot_seed
+from vortex.slot import SlotContext, as_recipe, slot_seed
 
 pytestmark = pytest.mark.models
 
@@ -92,7 +92,9 @@ def far_deadline() -> float:
 
 
 def context(recipe: Mapping[str, Any] = RECIPE, **fields: Any) -> SlotContext:
-    return SlotContext(recipe=recipe, slot_id=1, seed=slot_seed(recipe, 1), **fields)
+    return SlotContext(
+        recipe=as_recipe(recipe), slot_id=1, seed=slot_seed(as_recipe(recipe), 1), **fields
+    )
 
 
 def sha256s(result: Any) -> list[str]:
@@ -137,7 +139,7 @@ def test_stages_are_timed_by_themselves(made: GenerationResult) -> None:
 
 
 async def test_recipe_without_a_seed_gets_one_from_its_slot(pipeline: VortexPipeline) -> None:
-    recipe = {key: value for key, value in RECIPE.items() if key != "seed"}
+    recipe = as_recipe({**RECIPE, "seed": None})
     portraits = [
         await pipeline._generate_actor(
             recipe, SlotContext(recipe=recipe, slot_id=slot_id, seed=slot_seed(recipe, slot_id))

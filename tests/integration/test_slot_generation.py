@@ -31,7 +31,7 @@ from tests.support.pipelines import (
 from vortex.errors import MemoryPressureError, StageHungError
 from vortex.orchestration import DeadlineMissError, SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates import STAGES, work_units
-from vortex.slot import SlotContext
+from vortex.slot import SlotContext, as_recipe
 from vortex.utils.vram import VRAMMonitor
 
 LONG_S = 60.0  # a stage that must be stopped: the test would run into its own limit
@@ -112,9 +112,9 @@ async def test_deadline_abort_prediction() -> None:
     )
     # Video and self-check take 0.3 s, the buffer is 0.2 s: after 0.5 s it is too late for them.
     scheduler = SlotScheduler(pipeline, config(deadline_buffer_s=0.2))
-    scheduler.estimates.observe("video", 0.2, work_units(RECIPE)["video"])
+    scheduler.estimates.observe("video", 0.2, work_units(as_recipe(RECIPE))["video"])
     scheduler.estimates.observe("clip", 0.1)
-    slot = SlotContext(recipe=RECIPE, slot_id=1, seed=1)
+    slot = SlotContext(recipe=as_recipe(RECIPE), slot_id=1, seed=1)
     deadline = time.monotonic() + 1.0
     with pytest.raises(RuntimeError, match=r"^Deadline miss predicted") as caught:
         await scheduler.execute(RECIPE, 1, deadline=deadline, slot=slot)
@@ -223,7 +223,7 @@ async def test_vram_pressure_handling(torch_pipeline: MakeTorchPipeline) -> None
     used_bytes = 11_700_000_000
     pipeline = torch_pipeline(Monitored)
     scheduler = SlotScheduler(pipeline, CONFIG)
-    slot = SlotContext(recipe=RECIPE, slot_id=1, seed=1)
+    slot = SlotContext(recipe=as_recipe(RECIPE), slot_id=1, seed=1)
     with pytest.raises(MemoryPressureError, match=r"video: 11\.700 GB .* 11\.500 GB"):
         await scheduler.execute(RECIPE, 1, slot=slot)
     assert slot.stage == "video"
@@ -244,7 +244,7 @@ async def test_stage_timeout_enforcement(
         else torch_pipeline(**{stage: TorchStage(overruns=1)})
     )
     scheduler = SlotScheduler(pipeline, config(timeouts={f"{stage}_s": 0.1}))
-    slot = SlotContext(recipe=RECIPE, slot_id=1, seed=1)
+    slot = SlotContext(recipe=as_recipe(RECIPE), slot_id=1, seed=1)
     with pytest.raises(asyncio.TimeoutError):
         async with asyncio.timeout(LIMIT_S) as bound:
             await scheduler.execute(RECIPE, 1, slot=slot)

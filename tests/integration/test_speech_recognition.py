@@ -25,6 +25,7 @@ from consumer.engine.base import SlotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
 from consumer.job import TickKey
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech
+from vortex.slot import as_recipe
 from vortex.utils.cancellation import CancellationToken
 
 pytestmark = pytest.mark.models
@@ -72,7 +73,7 @@ def made(mini_config: WorkerConfig) -> SlotMade:
             key=TickKey("slot.ticks", 0, 5),
             slot_id=5,
             channel="main",
-            recipe=RECIPE,
+            recipe=as_recipe(RECIPE),
             seed=7,
             deadline_s=time.monotonic() + 120,
         )

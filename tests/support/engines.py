@@ -6,10 +6,16 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from consumer.engine.base import EngineLostError, SlotMade, SlotNotMade, SlotRequest
-from schemas import Artifact, Quality, Verification
+from consumer.engine.base import (
+    EngineLostError,
+    EngineResult,
+    OnStage,
+    SlotMade,
+    SlotRequest,
+    ignore_stage,
+)
+from schemas import Artifact, Quality, Recipe, Stage, Verification
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Script:
     """Raised at the end of the work; an `EngineLostError` takes the engine down."""
     lost_when_cancelled: bool = False
     """Cancelling the work takes the engine down."""
-    result: SlotMade | SlotNotMade | None = None
+    result: EngineResult | None = None
     """What comes of it; None is a slot that was made."""
 
 
@@ -87,13 +93,14 @@ class ScriptedEngine:
             raise self.start_error
         self.up = True
 
-    async def run(self, request: SlotRequest) -> SlotMade | SlotNotMade:
+    async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Follow the slot's script."""
         assert self.up, "asked for a slot before it was started, or after it was lost"
         assert self.running is None, f"asked for a slot while slot {self.running} is being made"
         script = self.scripts.get(request.slot_id, self.default)
         self.requests.append(request)
         self.running = request.slot_id
+        on_stage(Stage.AUDIO)
         try:
             await self._work(script)
         except asyncio.CancelledError as error:
@@ -111,11 +118,11 @@ class ScriptedEngine:
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
-    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+    def predict_s(self, recipe: Recipe) -> float | None:
         """Return `predicted_s`, whatever the recipe."""
         return self.predicted_s
 
-    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+    def rule_out(self, recipe: Recipe) -> str | None:
         """Return `ruled_out`, whatever the recipe."""
         return self.ruled_out
 
@@ -134,18 +141,17 @@ class ScriptedEngine:
 def slot_made(request: SlotRequest) -> SlotMade:
     """Return a valid result for a request; the same request gives the same result."""
     name = f"{request.channel}/{request.slot_id}"
-    params = request.recipe["slot_params"]
-    width, height = map(int, params["resolution"].split("x"))
-    frames = max(1, round(params["duration_sec"] * params["fps"]))
+    params = request.recipe.slot_params
+    frames = params.frame_count
     return SlotMade(
         artifact=Artifact(
             uri=f"memory://slots/{name}.mp4",
             bytes=1000 + request.slot_id % 1000,
             sha256=hashlib.sha256(f"{name}/{request.seed}".encode()).hexdigest(),
-            duration_s=frames / params["fps"],
-            width=width,
-            height=height,
-            fps=params["fps"],
+            duration_s=frames / params.fps,
+            width=params.width,
+            height=params.height,
+            fps=params.fps,
         ),
         verification=Verification(
             score_clip_b=0.78,

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from schemas import Recipe
 from vortex.models.clip_ensemble import DualClipResult
-from vortex.slot import SlotContext
+from vortex.slot import SlotContext, as_recipe
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.threads import StageThreads
 
@@ -167,11 +168,11 @@ class TorchPipeline:
         self.video = video or TorchStage()
         self.clip = clip or TorchStage()
 
-    async def _generate_audio(self, recipe: Mapping[str, Any], slot: SlotContext) -> torch.Tensor:
+    async def _generate_audio(self, recipe: Recipe, slot: SlotContext) -> torch.Tensor:
         await self._play(self.audio, slot)
         return speech(recipe)
 
-    async def _generate_actor(self, recipe: Mapping[str, Any], slot: SlotContext) -> torch.Tensor:
+    async def _generate_actor(self, recipe: Recipe, slot: SlotContext) -> torch.Tensor:
         await self._play(self.image, slot)
         return portrait(recipe)
 
@@ -182,7 +183,7 @@ class TorchPipeline:
         return animate(image, audio)
 
     async def _verify_semantic(
-        self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext
+        self, video: torch.Tensor, recipe: Recipe, slot: SlotContext
     ) -> DualClipResult:
         await self._play(self.clip, slot)
         return verdict(video, 0.8, 0.8)
@@ -209,13 +210,13 @@ def working_threads() -> list[str]:
     return working
 
 
-def speech(recipe: Mapping[str, Any]) -> torch.Tensor:
-    samples = int(recipe["slot_params"]["duration_sec"] * SAMPLE_RATE_HZ)
+def speech(recipe: Recipe | Mapping[str, Any]) -> torch.Tensor:
+    samples = int(as_recipe(recipe).slot_params.duration_sec * SAMPLE_RATE_HZ)
     return torch.sin(torch.arange(samples) * (220 * 2 * torch.pi / SAMPLE_RATE_HZ))
 
 
-def portrait(recipe: Mapping[str, Any]) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(len(recipe["visual_track"]["prompt"]))
+def portrait(recipe: Recipe | Mapping[str, Any]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(len(as_recipe(recipe).visual_track.prompt))
     return torch.rand(1, 3, SIZE, SIZE, generator=generator)
 
 

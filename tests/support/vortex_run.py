@@ -18,8 +18,8 @@ async def _raise(*_: Any) -> None:
 
 
 def _break(what: str) -> None:
+    from consumer.cli import run
     from consumer.dispatcher import Dispatcher
-    from consumer.engine import inline
     from consumer.kafka.partition import Partition
     from consumer.worker import Worker
     from tests.support.engines import ScriptedEngine
@@ -34,7 +34,7 @@ def _break(what: str) -> None:
             Partition.run = _raise  # type: ignore[method-assign]
         case "start":
             engine.start_error = RuntimeError(MESSAGE)
-    inline.InlineEngine = lambda _: engine  # type: ignore[assignment, misc]
+    run.make_engine = lambda _: engine  # type: ignore[assignment, misc]
 
 
 if __name__ == "__main__":

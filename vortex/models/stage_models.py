@@ -13,9 +13,9 @@ from vortex.models.clip_ensemble import DualClip
 from vortex.models.flux import FluxImage
 from vortex.models.footprint import held_bytes_by_part
 from vortex.models.kokoro import KokoroSpeech
-from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.animator import LivePortraitAnimator
-from vortex.models.quantization import clip_quantization, flux_quantization
+from vortex.models.loading import load_flux, load_kokoro, load_liveportrait
+from vortex.models.quantization import clip_quantization
 from vortex.weights.manifest import verify_manifest
 
 
@@ -37,29 +37,16 @@ class StageModels:
             VortexInitializationError: a model is missing, damaged or too large for the device; one
                 line that says what to do.
         """
-        models = config.models
-        directory = models.profile_directory
-        revisions = verify_manifest(directory, catalogue=models.catalogue)
+        directory = config.models.profile_directory
+        revisions = verify_manifest(directory, catalogue=config.models.catalogue)
         return cls(
-            flux=FluxImage.load(
-                directory / "flux",
-                device=device,
-                dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
-                quantization=flux_quantization(models),
+            flux=load_flux(directory / "flux", config, device),
+            kokoro=load_kokoro(directory / "kokoro", config, device),
+            clip=DualClip.load(
+                directory, device=device, quantization=clip_quantization(config.models)
             ),
-            kokoro=KokoroSpeech(
-                directory / "kokoro",
-                default_voice=models.default_voice,
-                device=device,
-                threads=config.device.cpu_threads,
-            ),
-            clip=DualClip.load(directory, device=device, quantization=clip_quantization(models)),
             animator=LivePortraitAnimator(
-                LivePortrait.load(
-                    directory / "liveportrait",
-                    device=device,
-                    dtype=torch.float32 if device.type == "cpu" else torch.float16,
-                )
+                load_liveportrait(directory / "liveportrait", config, device)
             ),
             revisions=revisions,
         )

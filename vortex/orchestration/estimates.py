@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from schemas import Recipe
 
 STAGES = ("audio", "image", "video", "clip")
 
@@ -19,35 +20,27 @@ _CHARACTERS_PER_SECOND = 15.0  # of English speech at speed 1
 # encoding, which grow with the frame. Two CPU cores, profile mini, 2026-11-24: 45 to 60 ms for the
 # former, and 10 ms of 512x512 or 50 to 70 ms of 1024x1024 for the latter.
 _FRAME_UNITS = 0.8
-_DEFAULT_PIXELS = 512 * 512
-_PIXEL_UNITS = 0.2 / _DEFAULT_PIXELS
+_PIXEL_UNITS = 0.2 / (512 * 512)
 
 _LENIENCE_OF_A_REFUSAL = 0.8
 _MAX_PATIENCE = 16
 
 
-def work_units(recipe: Mapping[str, Any]) -> dict[str, float]:
+def work_units(recipe: Recipe) -> dict[str, float]:
     """Return how much work each stage has with a recipe, in units that its time grows with.
 
     Audio counts seconds of speech, video counts frames of 512x512, of which a smaller one costs
     little less; a portrait and a self-check are one unit.
     """
-    params = recipe.get("slot_params") or {}
-    duration_s = float(params.get("duration_sec", 45.0))
-    script = (recipe.get("audio_track") or {}).get("script") or ""
-    frames = duration_s * float(params.get("fps", 24))
+    params = recipe.slot_params
+    speech_s = len(recipe.audio_track.script) / _CHARACTERS_PER_SECOND
+    frame_units = _FRAME_UNITS + _PIXEL_UNITS * params.width * params.height
     return {
-        "audio": max(1.0, min(duration_s, len(script) / _CHARACTERS_PER_SECOND)),
+        "audio": max(1.0, min(params.duration_sec, speech_s)),
         "image": 1.0,
-        "video": max(1.0, frames * _frame_units(str(params.get("resolution")))),
+        "video": max(1.0, params.duration_sec * params.fps * frame_units),
         "clip": 1.0,
     }
-
-
-def _frame_units(resolution: str) -> float:
-    size = re.fullmatch(r"(\d+)x(\d+)", resolution)
-    pixels = int(size[1]) * int(size[2]) if size else _DEFAULT_PIXELS
-    return _FRAME_UNITS + _PIXEL_UNITS * pixels
 
 
 @dataclass(frozen=True)
@@ -159,7 +152,7 @@ class StageEstimates:
         seconds = self._stages[stage].seconds_for(units)
         return min(median(seconds), self._limits_s.get(stage, math.inf)) if seconds else None
 
-    def predict_slot(self, recipe: Mapping[str, Any]) -> float | None:
+    def predict_slot(self, recipe: Recipe) -> float | None:
         """Return the seconds from the first stage's start to the last one's end, if all are known.
 
         That is the critical path, max(audio, image) + video + clip.
@@ -180,7 +173,7 @@ class StageEstimates:
             return None
         return Overrun(stage, seconds, limit_s, known.ever_finished)
 
-    def rule_out(self, recipe: Mapping[str, Any]) -> Overrun | None:
+    def rule_out(self, recipe: Recipe) -> Overrun | None:
         """Return why the limits rule a slot out, or None if it may be tried.
 
         Whoever is given a reason refuses the slot, and it counts as refused.

@@ -50,3 +50,14 @@ class SlotResult:
     deadline_met: bool
     verification: DualClipResult | None = None
     """The whole verdict of the self-check; the caller decides what a failed one means."""
+
+    @property
+    def verdict(self) -> DualClipResult:
+        """The self-check's verdict.
+
+        Raises:
+            ValueError: the pipeline returned none.
+        """
+        if self.verification is None:
+            raise ValueError("the pipeline returned no verdict")
+        return self.verification

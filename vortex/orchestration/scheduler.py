@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from opentelemetry import trace
 
+from schemas import AudioTrack, Recipe, VisualTrack
 from vortex.errors import (
     DeadlineMissError,
     DeviceLostError,
@@ -21,7 +22,7 @@ from vortex.errors import (
 )
 from vortex.orchestration.estimates import STAGES, StageEstimates, work_units
 from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
-from vortex.slot import SlotContext, slot_seed
+from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "deadline_buffer_s": (),
 }
 
+UNLIMITED: Mapping[str, Any] = {
+    "timeouts": {f"{stage}_s": math.inf for stage in STAGES},
+    "retry_policy": dict.fromkeys(STAGES, 0),
+    "deadline_buffer_s": 0.0,
+}
+"""A configuration under which every stage has one attempt, however long it takes."""
+
+# A recipe that only a plain pipeline can read counts as one of full length.
+FOREIGN_RECIPE = Recipe(audio_track=AudioTrack(script="-"), visual_track=VisualTrack(prompt="-"))
+
 # Trying again cannot help after these.
 NOT_RETRIED = (DeadlineMissError, DeviceLostError, InvalidRecipeError, StageHungError)
 
@@ -51,8 +62,9 @@ tracer = trace.get_tracer("vortex.orchestration")
 class Pipeline(Protocol):
     """What the scheduler needs of a pipeline.
 
-    A pipeline whose class sets `takes_slot_context = True` gets the slot's `SlotContext` as one
-    more positional argument of every method; any other pipeline gets exactly these.
+    A pipeline whose class sets `takes_slot_context = True` gets the recipe as a `Recipe`, and the
+    slot's `SlotContext` as one more positional argument of every method; any other pipeline gets
+    the mapping that the caller gave, and exactly these arguments.
     """
 
     async def _generate_audio(self, recipe: Mapping[str, Any]) -> torch.Tensor:
@@ -83,7 +95,8 @@ class SlotScheduler:
     A recipe is a mapping with `audio_track`, `visual_track` and optionally `slot_params` and
     `semantic_constraints`. Cancelling a method must stop its work: plain coroutines do so by
     themselves, `VortexPipeline` stops its threads. A pipeline whose class sets
-    `takes_slot_context = True` gets the slot's `SlotContext` as one more positional argument.
+    `takes_slot_context = True` gets recipes as `Recipe`, and the slot's `SlotContext` as one more
+    positional argument.
 
     A slot is given up as soon as the stages ahead can no longer fit before its deadline, and not
     begun if one of them would go over its timeout. What they need is predicted from how long they
@@ -98,7 +111,7 @@ class SlotScheduler:
         estimates: StageEstimates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the pipeline and its limits.
+        """Check the limits; the pipeline is not called yet.
 
         Args:
             pipeline: has the methods of `Pipeline`.
@@ -125,7 +138,7 @@ class SlotScheduler:
 
     async def execute(
         self,
-        recipe: Mapping[str, Any],
+        recipe: Recipe | Mapping[str, Any],
         slot_id: int,
         deadline: float | None = None,
         *,
@@ -134,8 +147,8 @@ class SlotScheduler:
         """Make one slot.
 
         Args:
-            recipe: mapping with `audio_track`, `visual_track` and optionally `slot_params`,
-                `semantic_constraints` and `seed`.
+            recipe: a `Recipe`, or a mapping with `audio_track`, `visual_track` and optionally
+                `slot_params`, `semantic_constraints` and `seed`.
             slot_id: the slot's number.
             deadline: `time.monotonic()` seconds; None is 45 s from now, `math.inf` is none.
             slot: a context of the caller's own, to follow progress and to take frames as they are
@@ -145,19 +158,21 @@ class SlotScheduler:
             The finished slot. A failed self-check is a result, not an error: see `verification`.
 
         Raises:
+            InvalidRecipeError: the mapping is not a recipe; a plain pipeline decides that itself.
             DeadlineMissError: the stages ahead cannot end in time, running ones were stopped; or
                 one would go over its limit, and nothing was begun.
             asyncio.TimeoutError: a stage went over its limit, and so did its retries.
             Exception: a stage's own error, after its retries, unchanged.
         """
-        if (ruled_out := self.rule_out(recipe)) is not None:
+        read = self._read(recipe)
+        if (ruled_out := self.rule_out(read)) is not None:
             raise DeadlineMissError(f"Deadline miss predicted before any work: {ruled_out}")
         started = self._clock()
         if deadline is None:
             deadline = started + DEFAULT_SLOT_S
         if slot is None:
-            slot = SlotContext(recipe=recipe, slot_id=slot_id, seed=slot_seed(recipe, slot_id))
-        run = _SlotRun(self, recipe, slot, deadline)
+            slot = SlotContext(recipe=read, slot_id=slot_id, seed=slot_seed(read, slot_id))
+        run = _SlotRun(self, self._as_pipeline_reads(recipe, read), slot, deadline)
         fields = {"slot_id": slot_id}
         logger.info(
             "Starting slot generation",
@@ -200,13 +215,28 @@ class SlotScheduler:
         )
         return result
 
-    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
+    def rule_out(self, recipe: Recipe) -> str | None:
         """Return in words why the limits rule a slot out, or None if it may be tried.
 
         Whoever is given a reason refuses the slot; see `StageEstimates` for what that changes.
         """
         overrun = self.estimates.rule_out(recipe)
         return None if overrun is None else str(overrun)
+
+    def _read(self, recipe: Recipe | Mapping[str, Any]) -> Recipe:
+        try:
+            return as_recipe(recipe)
+        except InvalidRecipeError:
+            if self._takes_context:
+                raise
+            return FOREIGN_RECIPE
+
+    def _as_pipeline_reads(
+        self, given: Recipe | Mapping[str, Any], read: Recipe
+    ) -> Recipe | Mapping[str, Any]:
+        if self._takes_context:
+            return read
+        return given.model_dump(mode="json") if isinstance(given, Recipe) else given
 
     def _check_deadline(
         self, current_time: float, deadline: float, remaining_work_s: float
@@ -215,14 +245,14 @@ class SlotScheduler:
         return deadline - current_time - self.deadline_buffer_s >= remaining_work_s
 
     async def _generate_audio_with_timeout(
-        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self, recipe: Recipe | Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
         async with _limit("audio", self.timeouts["audio_s"]):
             audio: torch.Tensor = await self.pipeline._generate_audio(recipe, *self._context(slot))
             return audio
 
     async def _generate_image_with_timeout(
-        self, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self, recipe: Recipe | Mapping[str, Any], slot: SlotContext | None = None
     ) -> torch.Tensor:
         async with _limit("image", self.timeouts["image_s"]):
             image: torch.Tensor = await self.pipeline._generate_actor(recipe, *self._context(slot))
@@ -238,7 +268,10 @@ class SlotScheduler:
             return video
 
     async def _verify_with_clip(
-        self, video: torch.Tensor, recipe: Mapping[str, Any], slot: SlotContext | None = None
+        self,
+        video: torch.Tensor,
+        recipe: Recipe | Mapping[str, Any],
+        slot: SlotContext | None = None,
     ) -> DualClipResult:
         async with _limit("clip", self.timeouts["clip_s"]):
             verdict: DualClipResult = await self.pipeline._verify_semantic(
@@ -287,7 +320,7 @@ class _SlotRun:
     def __init__(
         self,
         scheduler: SlotScheduler,
-        recipe: Mapping[str, Any],
+        recipe: Recipe | Mapping[str, Any],
         slot: SlotContext,
         deadline: float,
     ) -> None:
@@ -295,7 +328,7 @@ class _SlotRun:
         self._recipe = recipe
         self._slot = slot
         self._deadline = deadline
-        self._units = work_units(recipe)
+        self._units = work_units(slot.recipe)
 
     async def audio(self) -> torch.Tensor:
         attempt = self._scheduler._generate_audio_with_timeout
@@ -347,10 +380,8 @@ class _SlotRun:
         trace.get_current_span().add_event(message, times)
 
     async def _stage(self, stage: str, make_coroutine: Callable[[], Awaitable[T]]) -> T:
-        self._slot.stage = stage
         clock, estimates = self._scheduler._clock, self._scheduler.estimates
         units = self._units[stage]
-        started = clock()
 
         async def measured_attempt() -> T:
             attempt_started = clock()
@@ -363,16 +394,11 @@ class _SlotRun:
             estimates.observe(stage, clock() - attempt_started, units)
             return result
 
-        try:
-            with _span(f"slot.{stage}", {"slot.id": self._slot.slot_id, "slot.stage": stage}):
-                return await self._scheduler._with_retry(
-                    measured_attempt, self._scheduler.retry_policy[stage], stage
-                )
-        except Exception:
-            self._slot.stage = stage  # of two stages side by side, the one that failed
-            raise
-        finally:
-            self._slot.breakdown[f"{stage}_ms"] = (clock() - started) * 1000
+        about: dict[str, str | int] = {"slot.id": self._slot.slot_id, "slot.stage": stage}
+        with self._slot.step(stage, clock), _span(f"slot.{stage}", about):
+            return await self._scheduler._with_retry(
+                measured_attempt, self._scheduler.retry_policy[stage], stage
+            )
 
     def _predicted_s(self, stage: str) -> float:
         return self._scheduler.estimates.predict(stage, self._units[stage]) or 0.0
@@ -390,7 +416,7 @@ class _SlotRun:
 async def _limit(stage: str, seconds: float) -> AsyncIterator[None]:
     """Stop an attempt of a stage after its time limit."""
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with asyncio.timeout(None if math.isinf(seconds) else seconds) as limit:
             yield
     except TimeoutError as error:
         if not limit.expired():

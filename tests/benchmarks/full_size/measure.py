@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
 from tests.benchmarks.full_size.scale import Scale
 from tests.benchmarks.full_size.stack import half_type, liveportrait
 from vortex.models.liveportrait import LivePortrait
@@ -53,17 +54,17 @@ def summary(values: list[float]) -> dict[str, float]:
     }
 
 
-def recipe(scale: Scale) -> dict[str, Any]:
-    return {
-        "slot_params": {
-            "duration_sec": scale.duration_s,
-            "fps": scale.fps,
-            "resolution": f"{scale.size}x{scale.size}",
-        },
-        "audio_track": {"script": scale.script},
-        "visual_track": {"prompt": "A portrait of a news presenter, facing the camera."},
-        "seed": 0,
-    }
+def recipe(scale: Scale) -> Recipe:
+    return Recipe(
+        slot_params=SlotParams(
+            duration_sec=scale.duration_s,
+            fps=scale.fps,
+            resolution=f"{scale.size}x{scale.size}",
+        ),
+        audio_track=AudioTrack(script=scale.script),
+        visual_track=VisualTrack(prompt="A portrait of a news presenter, facing the camera."),
+        seed=0,
+    )
 
 
 async def make_slots(pipeline: VortexPipeline, scale: Scale, count: int) -> Slots:

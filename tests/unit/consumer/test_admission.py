@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.admission import Admission, Refusal
+from consumer.admission import Admission
+from consumer.engine.base import SlotNotMade
 from schemas import MissReason
 from tests.support.engines import ScriptedEngine
 from tests.support.jobs import job
@@ -82,7 +83,7 @@ def test_slot_that_the_limits_rule_out_is_refused_at_arrival_and_at_start(
 ) -> None:
     admit = admission(predicted_s, ruled_out=TOO_LONG)
     arriving = job(1, deadline_in_s=45.0, arrived_s=NOW_S)
-    refusal = Refusal(MissReason.PREDICTED, TOO_LONG)
+    refusal = SlotNotMade(MissReason.PREDICTED, None, TOO_LONG, {})
     assert admit.on_arrival(arriving) == refusal
     assert admit.before_start(arriving, NOW_S + 1.0) == refusal
 

@@ -5,18 +5,24 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
 from consumer.admission import Admission
-from consumer.dispatcher import LOOKS_AT_ONCE, Dispatcher, Made
-from consumer.engine.base import Engine, EngineLostError, EngineStartError, SlotMade, SlotNotMade
+from consumer.dispatcher import LOOKS_AT_ONCE, Dispatcher
+from consumer.engine.base import (
+    Engine,
+    EngineLostError,
+    EngineResult,
+    EngineStartError,
+    SlotMade,
+    SlotNotMade,
+)
 from consumer.job import Job
-from schemas import MissReason, Stage
+from schemas import MissReason, Recipe, Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
 
@@ -28,7 +34,7 @@ LOST = EngineLostError("the GPU is gone")
 class Decided:
     """One call of the dispatcher's `decide`."""
 
-    made: Made
+    made: EngineResult
     started_s: float | None
     at_s: float
 
@@ -69,7 +75,7 @@ async def serving(engine: Engine) -> AsyncIterator[Bench]:
     """Run a dispatcher around the engine until the block ends."""
     decided: dict[int, Decided] = {}
 
-    def decide(one: Job, made: Made, started_s: float | None) -> None:
+    def decide(one: Job, made: EngineResult, started_s: float | None) -> None:
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
@@ -260,7 +266,7 @@ class CountingEngine(ScriptedEngine):
 
     predictions = 0
 
-    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
+    def predict_s(self, recipe: Recipe) -> float | None:
         self.predictions += 1
         return super().predict_s(recipe)
 

@@ -65,7 +65,7 @@ def test_stepped_wall_clock_moves_no_deadline(monkeypatch: pytest.MonkeyPatch) -
 
 def test_seed_of_the_recipe_is_in_force() -> None:
     job = Job.of(TickKey(TOPIC, 0, 0), tick(seed=42), ARRIVAL, INVALID_SPAN, Context())
-    assert job.seed == job.recipe["seed"] == 42
+    assert job.seed == job.recipe.seed == 42
 
 
 def test_tick_made_again_gets_the_same_seed() -> None:

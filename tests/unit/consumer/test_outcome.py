@@ -68,7 +68,7 @@ def missed(decision: Decision) -> DeadlineMissed:
 def test_slot_made_in_time_is_complete() -> None:
     slot = waiting()
     made = made_of(slot)
-    event = complete(WRITER.decide(slot, made, ARRIVED_S + 2.5))
+    event = complete(WRITER.write(slot, made, ARRIVED_S + 2.5))
     assert (event.slot_id, event.channel, event.deadline) == (12345, "main", slot.tick.deadline)
     assert (event.source.topic, event.source.partition, event.source.offset) == tuple(slot.key)
     assert event.decided_at == slot.arrival.wall + timedelta(seconds=13)
@@ -81,7 +81,7 @@ def test_slot_made_in_time_is_complete() -> None:
 @pytest.mark.usefixtures("clock")
 def test_breakdown_tells_waiting_from_work() -> None:
     slot = waiting()
-    event = complete(WRITER.decide(slot, made_of(slot), ARRIVED_S + 2.5))
+    event = complete(WRITER.write(slot, made_of(slot), ARRIVED_S + 2.5))
     assert event.breakdown == Breakdown(
         queue_ms=2500.0,
         audio_ms=40.0,
@@ -95,13 +95,13 @@ def test_breakdown_tells_waiting_from_work() -> None:
 @pytest.mark.usefixtures("clock")
 def test_slot_that_never_started_waited_all_the_time() -> None:
     refused = SlotNotMade(MissReason.PREDICTED, None, "no time", {})
-    event = missed(WRITER.decide(waiting(), refused, None))
+    event = missed(WRITER.write(waiting(), refused, None))
     assert event.breakdown == Breakdown(queue_ms=13_000.0, total_ms=13_000.0)
 
 
 @pytest.mark.usefixtures("clock")
 def test_slot_that_was_not_made_is_missed_with_its_reason() -> None:
-    event = missed(WRITER.decide(waiting(), FAILED, ARRIVED_S + 1.0))
+    event = missed(WRITER.write(waiting(), FAILED, ARRIVED_S + 1.0))
     assert (event.reason, event.stage, event.detail) == (
         MissReason.FAILED,
         Stage.VIDEO,
@@ -117,7 +117,7 @@ def test_slot_made_after_its_deadline_is_missed(
 ) -> None:
     slot = waiting()
     clock.s = ARRIVED_S + after_s
-    decision = WRITER.decide(slot, made_of(slot), ARRIVED_S + 2.5)
+    decision = WRITER.write(slot, made_of(slot), ARRIVED_S + 2.5)
     if not late:
         assert complete(decision).slack_ms == 1.0
         return
@@ -131,14 +131,14 @@ def test_slot_made_after_its_deadline_is_missed(
 @pytest.mark.usefixtures("clock")
 def test_long_detail_is_cut_to_what_the_contract_allows() -> None:
     lengthy = SlotNotMade(MissReason.FAILED, None, "x" * 5000, {})
-    assert len(missed(WRITER.decide(waiting(), lengthy, None)).detail) == MAX_DETAIL_CHARS
+    assert len(missed(WRITER.write(waiting(), lengthy, None)).detail) == MAX_DETAIL_CHARS
 
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("kind", ["slot-complete", "deadline-missed"])
 def test_record_is_keyed_by_slot_and_carries_cloud_events_headers(kind: str) -> None:
     slot = waiting()
-    decision = WRITER.decide(slot, made_of(slot) if kind == "slot-complete" else FAILED, None)
+    decision = WRITER.write(slot, made_of(slot) if kind == "slot-complete" else FAILED, None)
     assert (decision.topic, decision.record_key, decision.key) == (
         "slot.results",
         b"12345",
@@ -160,11 +160,11 @@ def test_record_is_keyed_by_slot_and_carries_cloud_events_headers(kind: str) -> 
 def test_event_id_is_the_ticks_whoever_decides_and_however(clock: SimpleNamespace) -> None:
     slot = waiting()
     other = OutcomeWriter("slot.results", "group-1", WorkerInfo(id="worker-2", version="0.2.0"))
-    first = WRITER.decide(slot, made_of(slot), None)
+    first = WRITER.write(slot, made_of(slot), None)
     clock.s += 100.0
-    second = other.decide(slot, FAILED, None)
+    second = other.write(slot, FAILED, None)
     next_tick = job(12345, arrived_s=ARRIVED_S, offset=1843, partition=3)
-    neighbour = WRITER.decide(next_tick, FAILED, None)
+    neighbour = WRITER.write(next_tick, FAILED, None)
     ids = [
         (dict(one.headers)["ce_source"], dict(one.headers)["ce_id"])
         for one in (first, second, neighbour)
@@ -175,7 +175,7 @@ def test_event_id_is_the_ticks_whoever_decides_and_however(clock: SimpleNamespac
 @pytest.mark.usefixtures("clock")
 def test_span_says_what_became_of_the_tick() -> None:
     slot = waiting()
-    WRITER.decide(slot, FAILED, None)
+    WRITER.write(slot, FAILED, None)
     assert isinstance(slot.span, ReadableSpan)
     attributes = slot.span.attributes or {}
     assert attributes[semconv.SLOT_OUTCOME] == "deadline-missed"

@@ -29,7 +29,7 @@ from vortex.orchestration import (
 )
 from vortex.orchestration.estimates import STAGES
 from vortex.orchestration.scheduler import _SlotRun
-from vortex.slot import SlotContext, slot_seed
+from vortex.slot import SlotContext, as_recipe, slot_seed
 
 LONG_S = 60.0  # a stage that must be stopped: the test would run into its own limit
 
@@ -45,7 +45,7 @@ def measured(**seconds: float) -> StageEstimates:
 
 
 def context() -> SlotContext:
-    return SlotContext(recipe=RECIPE, slot_id=1, seed=1)
+    return SlotContext(recipe=as_recipe(RECIPE), slot_id=1, seed=1)
 
 
 class Clock:
@@ -433,7 +433,7 @@ async def test_stage_that_timed_out_is_not_tried_again_where_it_would_overrun_ag
     limits = {"video_s": 0.05}
     scheduler = SlotScheduler(pipeline, config(timeouts=limits, retry_policy={"video": 3}))
     scheduler.estimates.observe("video", 0.02, units=1.0)  # 0.16 s for 8 frames
-    while scheduler.rule_out(RECIPE) is not None:
+    while scheduler.rule_out(as_recipe(RECIPE)) is not None:
         pass
     with pytest.raises(asyncio.TimeoutError):
         await scheduler.execute(RECIPE, slot_id=1)
@@ -613,9 +613,11 @@ async def test_pipeline_that_takes_the_context_gets_one_when_the_caller_has_none
 
 
 def test_seed_is_the_recipes_or_derived_from_channel_and_slot() -> None:
-    assert slot_seed({"seed": 0}, slot_id=5) == 0
-    assert slot_seed({}, slot_id=5) == slot_seed({"seed": None}, slot_id=5, channel="main")
-    assert len({slot_seed({}, 5), slot_seed({}, 6), slot_seed({}, 5, "late show")}) == 3
+    seeded, seedless = (as_recipe({**RECIPE, "seed": seed}) for seed in (0, None))
+    assert slot_seed(seeded, slot_id=5) == 0
+    assert slot_seed(seedless, slot_id=5) == slot_seed(seedless, slot_id=5, channel="main")
+    seeds = {slot_seed(seedless, 5), slot_seed(seedless, 6), slot_seed(seedless, 5, "late show")}
+    assert len(seeds) == 3
 
 
 async def test_times_of_the_caller_in_the_context_do_no_harm() -> None:
