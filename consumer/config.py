@@ -76,6 +76,15 @@ class KafkaConfig(Section):
         return self
 
 
+class EngineConfig(Section):
+    """Where slots are made, and what becomes of an engine that does not answer."""
+
+    host: Literal["process", "inline"]
+    start_timeout_s: float = Field(gt=0)
+    heartbeat_timeout_s: float = Field(gt=0)
+    memory_limit_gb: float | None = Field(gt=0)
+
+
 class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
@@ -111,6 +120,7 @@ class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
     kafka: KafkaConfig
+    engine: EngineConfig
     artifacts: ArtifactsConfig
     telemetry: TelemetryConfig
     logging: LoggingConfig

@@ -7,12 +7,21 @@ import heapq
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from opentelemetry import trace
 
 from consumer.admission import Admission
-from consumer.engine.base import Engine, EngineLostError, EngineResult, SlotNotMade, SlotRequest
+from consumer.engine.base import (
+    Engine,
+    EngineLostError,
+    EngineResult,
+    EngineStartError,
+    SlotMade,
+    SlotNotMade,
+    SlotRequest,
+)
 from consumer.job import Job, TickKey
 from consumer.slot_queue import SlotQueue
 from consumer.telemetry import propagation, semconv
@@ -22,6 +31,12 @@ from schemas import MissReason, Stage
 SWEEP_INTERVAL_S = 1.0
 # So many slots are looked at before the event loop may do something else.
 LOOKS_AT_ONCE = 200
+
+# An engine that is lost while it starts is started again so often, then it counts as broken.
+MAX_STARTS = 3
+# A slot is not tried again after this many engines were lost with it.
+MAX_LOSSES_PER_SLOT = 2
+MAX_BACKOFF_S = 30.0
 
 OnResult = Callable[[Job, EngineResult, float | None], None]
 OnJobStage = Callable[[Job, Stage], None]
@@ -57,9 +72,13 @@ class Dispatcher:
         self._admission = admission
         self._on_result = on_result
         self._on_stage = on_stage
-        self._engine_ready = False
         self._starting: asyncio.Task[None] | None = None
-        self._running: tuple[Job, asyncio.Task[None]] | None = None
+        self._start_s = 0.0
+        self._running: tuple[TickKey, asyncio.Task[None]] | None = None
+        self._undecided: Job | None = None
+        # Engines lost since a slot was last made, and how many of them with each slot.
+        self._losses = 0
+        self._losses_with: Counter[TickKey] = Counter()
         self._wake = asyncio.Event()
         # When to look again at each waiting slot, and at some that have left the queue.
         self._looks: list[tuple[float, TickKey]] = []
@@ -72,11 +91,11 @@ class Dispatcher:
 
     @property
     def engine_ready(self) -> bool:
-        """Whether a slot could be started now."""
-        return self._engine_ready
+        """Whether the engine is started and not lost."""
+        return self._engine.ready
 
     def submit(self, job: Job) -> None:
-        """Take a slot that has just arrived: answer it at once, or let it wait for the engine."""
+        """Answer a slot that has just arrived immediately, or queue it for the engine."""
         refusal = self._admission.on_arrival(job)
         if refusal is None:
             self.queue.push(job)
@@ -90,7 +109,7 @@ class Dispatcher:
         job = self.queue.remove(key)
         if job is not None:
             job.close()
-        if self._running is not None and self._running[0].key == key:
+        if self._undecided is not None and self._undecided.key == key and self._running:
             self._running[1].cancel()
 
     def finish_by(self, moment_s: float) -> None:
@@ -102,12 +121,28 @@ class Dispatcher:
         """Start the engine; `run` does it itself whenever the engine is down.
 
         Raises:
-            EngineStartError: the engine cannot start.
+            EngineStartError: the engine cannot start, or was lost each time it tried.
         """
-        await self._engine.stop()  # what is left of a lost one
-        await self._engine.start()
-        self._engine_ready = True
-        logger.info("Engine ready")
+        for attempt in range(1, MAX_STARTS + 1):
+            await self._engine.stop()  # what is left of a lost one
+            await asyncio.sleep(_backoff_s(self._losses))
+            began_s = time.monotonic()
+            try:
+                await self._engine.start()
+                break
+            except EngineLostError as error:
+                self._losses += 1
+                logger.error(
+                    "Engine lost while it started",
+                    extra={"reason": str(error), "attempt": attempt},
+                )
+                if attempt == MAX_STARTS:
+                    raise EngineStartError(
+                        f"the engine was lost {MAX_STARTS} times while it started: {error}"
+                    ) from error
+        self._start_s = time.monotonic() - began_s
+        self._wake.set()
+        logger.info("Engine ready", extra={"seconds": round(self._start_s, 1)})
 
     async def run(self) -> None:
         """Serve until cancelled; a slot in the making is then stopped and left undecided.
@@ -160,7 +195,7 @@ class Dispatcher:
 
     def _start_next(self) -> None:
         for _ in range(LOOKS_AT_ONCE):
-            if not self._engine_ready or self._running is not None:
+            if not self._engine.ready or self._running is not None:
                 return
             job = self.queue.pop()
             if job is None:
@@ -172,7 +207,8 @@ class Dispatcher:
             elif now_s + (self._engine.predict_s(job.recipe) or 0.0) > self._closing_at_s:
                 job.close()  # left undecided, to whoever reads the partition next
             else:
-                self._running = job, asyncio.create_task(self._make(job))
+                self._undecided = job
+                self._running = job.key, asyncio.create_task(self._make(job))
         self._wake.set()  # there may be more
 
     async def _until_something_changes(self) -> None:
@@ -182,7 +218,7 @@ class Dispatcher:
         try:
             done, _ = await asyncio.wait(
                 {waking, *self._work()},
-                timeout=None if math.isinf(left_s) else max(0.0, left_s),
+                timeout=min(max(0.0, left_s), SWEEP_INTERVAL_S),  # an idle engine may die
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -198,10 +234,9 @@ class Dispatcher:
 
     def _close_if_undecided(self) -> None:
         """Close the slot whose work has ended without a decision."""
-        if self._running is not None:
-            job, task = self._running
-            if not task.done() or task.cancelled() or task.exception() is not None:
-                job.close()
+        job, self._undecided = self._undecided, None
+        if job is not None:
+            job.close()
 
     def _work(self) -> set[asyncio.Task[None]]:
         running = None if self._running is None else self._running[1]
@@ -210,7 +245,7 @@ class Dispatcher:
     # --- the engine -------------------------------------------------------------------------
 
     def _start_engine_if_down(self) -> None:
-        if not self._engine_ready and self._running is None and self._starting is None:
+        if not self._engine.ready and self._running is None and self._starting is None:
             self._starting = asyncio.create_task(self.start())
 
     async def _make(self, job: Job) -> None:
@@ -221,17 +256,49 @@ class Dispatcher:
             start_time=int(job.arrival.wall.timestamp() * 1e9),
             attributes={semconv.SLOT_ID: job.tick.slot_id},
         ).end()
-        result: EngineResult
         try:
             result = await self._engine.run(_request(job), lambda stage: self._on_stage(job, stage))
         except EngineLostError as error:
-            self._engine_ready = False
             if _being_cancelled():
                 raise asyncio.CancelledError from error
-            logger.exception("Engine lost", extra={"slot_id": job.tick.slot_id})
+            self._lose(error, job)
+            if self._may_be_tried_again(job):
+                self._undecided = None
+                self.queue.push(job)
+                self._look_again(job, time.monotonic())
+                return
             semconv.record_failure(job.span, error)
             result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
+        if isinstance(result, SlotMade):
+            self._losses = 0
+        self._undecided = None
+        self._losses_with.pop(job.key, None)
         self._on_result(job, result, started_s)
+        try:
+            await self._engine.settle()
+        except EngineLostError as error:
+            self._lose(error, job)
+
+    def _lose(self, error: EngineLostError, job: Job) -> None:
+        self._losses += 1
+        self._losses_with[job.key] += 1
+        logger.error(
+            "Engine lost",
+            extra={"slot_id": job.tick.slot_id, "losses": self._losses},
+            exc_info=error,
+        )
+
+    def _may_be_tried_again(self, job: Job) -> bool:
+        """Tell whether a slot whose engine was lost can be made by the next one."""
+        if self._losses_with[job.key] >= MAX_LOSSES_PER_SLOT:
+            return False
+        ready_s = time.monotonic() + self._start_s + _backoff_s(self._losses)
+        return self._admission.before_start(job, ready_s) is None
+
+
+def _backoff_s(losses: int) -> float:
+    """Return how long to wait before an engine is started after so many were lost in a row."""
+    return 0.0 if losses < 2 else float(min(2 ** (losses - 2), MAX_BACKOFF_S))
 
 
 def _request(job: Job) -> SlotRequest:
@@ -242,6 +309,7 @@ def _request(job: Job) -> SlotRequest:
         recipe=job.recipe,
         seed=job.seed,
         deadline_s=job.deadline_s,
+        admitted=True,
         trace=propagation.inject_carrier(job.context),
     )
 

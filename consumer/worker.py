@@ -413,7 +413,7 @@ class Worker:
             await _within(STOP_TIMEOUT_S, polling)
 
     def _fail(self, task: str, error: BaseException | None) -> None:
-        """Take note that a task ended that was not told to, and stop; the first one is raised."""
+        """Stop because a task ended unexpectedly; the first such failure is raised by `run`."""
         failure = error
         if not isinstance(error, EXPECTED_ERRORS):
             logger.error("Task ended unexpectedly", extra={"task": task}, exc_info=error)
@@ -426,7 +426,7 @@ class Worker:
         self._stop_requested.set()
 
     def rebalance_failed(self, error: Exception) -> None:
-        """Take note of an error of ours in a rebalance, which aiokafka would only log."""
+        """Stop because of an error of ours in a rebalance, which aiokafka would only log."""
         self._fail("rebalance", error)
 
     async def _finish_what_can_be_finished(self) -> None:

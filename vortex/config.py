@@ -104,6 +104,10 @@ class TimeoutsConfig(Section):
     video_s: float = Field(gt=0)
     clip_s: float = Field(gt=0)
 
+    def by_stage(self) -> dict[str, float]:
+        """Return the seconds by stage: "audio", "image", …"""
+        return {key.removesuffix("_s"): seconds for key, seconds in self}
+
 
 class RetryConfig(Section):
     """How often a failed stage is tried again."""

@@ -197,7 +197,7 @@ class VortexPipeline:
         return made
 
     def close(self) -> None:
-        """Take no more work."""
+        """Accept no more work; does not wait for a stage that hangs."""
         self._threads.close()
 
     # --- the four stages --------------------------------------------------------------------
@@ -219,7 +219,7 @@ class VortexPipeline:
                 token=token,
             )
 
-        speech = await self._stage("audio", work)
+        speech = await self._stage("audio", slot, work)
         if slot is not None:
             slot.speech = speech
         return torch.from_numpy(fit_length(speech.waveform, round(duration_s * SAMPLE_RATE_HZ)))
@@ -244,7 +244,7 @@ class VortexPipeline:
                 token=token,
             )
 
-        portrait = await self._stage("image", work)
+        portrait = await self._stage("image", slot, work)
         if slot is not None:
             slot.steps = settings.steps
         return portrait
@@ -306,7 +306,7 @@ class VortexPipeline:
                     sink.write(batch.permute(0, 2, 3, 1).contiguous().numpy())
             return video
 
-        video = await self._stage("video", work)
+        video = await self._stage("video", slot, work)
         if slot is not None:
             slot.frames_computed = len(video)
         return video
@@ -331,11 +331,13 @@ class VortexPipeline:
                 token=token,
             )
 
-        return await self._stage("clip", work)
+        return await self._stage("clip", slot, work)
 
     # --- around each stage ------------------------------------------------------------------
 
-    async def _stage(self, name: str, work: Callable[[CancellationToken], T]) -> T:
+    async def _stage(
+        self, name: str, slot: SlotContext | None, work: Callable[[CancellationToken], T]
+    ) -> T:
         def guarded(token: CancellationToken) -> T:
             with (
                 self.vram.watching(name, token),
@@ -350,7 +352,7 @@ class VortexPipeline:
                 except torch.AcceleratorError as error:
                     raise DeviceLostError(f"GPU error in stage {name}: {error}") from error
 
-        return await self._threads.run(guarded)
+        return await self._threads.run(guarded, None if slot is None else slot.listener.beat)
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:

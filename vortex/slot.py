@@ -41,6 +41,22 @@ class MediaSink(Protocol):
         """Append frames, uint8 `[n, H, W, 3]`; they are not referred to after the call."""
 
 
+class SlotListener:
+    """Told how a slot comes along; this one does nothing with it."""
+
+    def step_began(self, step: str) -> None:
+        """A step began: a stage, or what follows the stages."""
+
+    def attempt_began(self, stage: str) -> None:
+        """An attempt of a stage began, under the stage's time limit."""
+
+    def attempt_ended(self, stage: str) -> None:
+        """An attempt ended, well or not."""
+
+    def beat(self) -> None:
+        """Work goes on; called often, from a stage's thread."""
+
+
 @dataclass
 class SlotContext:
     """One slot on its way through the stages.
@@ -55,8 +71,9 @@ class SlotContext:
     """Decides every random choice of the slot."""
     sink: MediaSink | None = None
     """Takes frames as they are made; None keeps them in the result alone."""
-    on_step: Callable[[str], None] = lambda _: None
-    """Told the name of each step when it begins."""
+    listener: SlotListener = field(default_factory=SlotListener)
+    admitted: bool = False
+    """Whether the caller has asked already what the limits rule out."""
 
     stage: str | None = None
     """The last step that began; after an error, the one that failed."""
@@ -78,7 +95,7 @@ class SlotContext:
             clock: monotonic seconds.
         """
         self.stage = name
-        self.on_step(name)
+        self.listener.step_began(name)
         started_s = clock()
         try:
             yield

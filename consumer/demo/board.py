@@ -13,7 +13,7 @@ class Board:
     """Sorts results to their ticks, and tells whether each tick has exactly the right one."""
 
     def __init__(self, ticks: Sequence[DemoTick]) -> None:
-        """Take the ticks; no two have the same slot."""
+        """Begin without results; no two ticks may have the same slot."""
         self.ticks = tuple(ticks)
         self.strays: list[Result] = []
         """Results that no tick asked for."""

@@ -33,7 +33,7 @@ class Video:
 
     @classmethod
     def of(cls, path: Path, poster: Image.Image, *, page_directory: Path) -> Video:
-        """Take a file below the page's directory, and a frame of it."""
+        """Show a video by its path relative to the page, with one of its frames as its poster."""
         jpeg = io.BytesIO()
         poster.save(jpeg, "JPEG", quality=_POSTER_QUALITY)
         return cls(

@@ -30,6 +30,8 @@ class SlotRequest:
     """The seed to begin with."""
     deadline_s: float
     """Monotonic seconds; the clock is the same in all processes of a machine."""
+    admitted: bool = False
+    """Whether `Engine.rule_out` was asked, and let the slot pass."""
     trace: Mapping[str, str] = field(default_factory=dict)
     """Carrier of the trace context under which the work is done."""
 
@@ -71,18 +73,32 @@ def ignore_stage(_: Stage) -> None:
 class Engine(Protocol):
     """Makes one slot at a time."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is started and not lost."""
+
     async def start(self) -> None:
         """Load everything; afterwards the first slot is as fast as any.
 
         Raises:
             EngineStartError: something is missing or wrong, and trying again will not help.
+            EngineLostError: it died or hung while it started.
         """
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot. A slot that fails is a result; cancelling the call stops the work.
 
+        A stage that exceeds its limit may still be stopping when this returns; see `settle`.
+
         Raises:
             EngineLostError: the engine itself failed.
+        """
+
+    async def settle(self) -> None:
+        """Return when the next slot can be made.
+
+        Raises:
+            EngineLostError: what is left of the last slot does not stop.
         """
 
     def predict_s(self, recipe: Recipe) -> float | None:

@@ -13,7 +13,9 @@ from consumer.engine.base import (
     ignore_stage,
 )
 from consumer.engine.slot_maker import SlotMaker
-from schemas import Recipe
+from schemas import Recipe, Stage
+from vortex.orchestration import StageEstimates
+from vortex.slot import SlotListener
 
 
 class InlineEngine:
@@ -27,9 +29,15 @@ class InlineEngine:
         self._config = config
         self._maker: SlotMaker | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether everything is loaded."""
+        return self._maker is not None
+
     async def start(self) -> None:
         """Load everything and warm up; see `Engine`."""
-        maker = await asyncio.to_thread(SlotMaker.load, self._config)
+        estimates = StageEstimates(self._config.orchestration.timeouts.by_stage())
+        maker = await asyncio.to_thread(SlotMaker.load, self._config, estimates)
         if self._config.pipeline.warmup:
             await maker.warm_up()
         self._maker = maker
@@ -38,7 +46,10 @@ class InlineEngine:
         """Make the slot; see `Engine`."""
         if self._maker is None:
             raise EngineLostError("the engine is not started")
-        return await self._maker.make(request, on_stage)
+        return await self._maker.make(request, _StageListener(on_stage))
+
+    async def settle(self) -> None:
+        """Do nothing: `run` returns when the slot's work has stopped."""
 
     def predict_s(self, recipe: Recipe) -> float | None:
         """Return what the maker's estimates say; see `Engine`."""
@@ -53,3 +64,11 @@ class InlineEngine:
         if self._maker is not None:
             self._maker.close()
         self._maker = None
+
+
+class _StageListener(SlotListener):
+    def __init__(self, on_stage: OnStage) -> None:
+        self._on_stage = on_stage
+
+    def step_began(self, step: str) -> None:
+        self._on_stage(Stage(step))

@@ -12,6 +12,10 @@ def make_engine(settings: WorkerConfig) -> Engine:
     Raises:
         ModuleNotFoundError: the extra `pipeline` is not installed.
     """
+    if settings.engine.host == "process":
+        from consumer.engine.process import ProcessEngine
+
+        return ProcessEngine(settings)
     from consumer.engine.inline import InlineEngine
 
     return InlineEngine(settings)

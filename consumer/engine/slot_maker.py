@@ -23,7 +23,6 @@ from consumer.engine.base import (
     EngineLostError,
     EngineResult,
     EngineStartError,
-    OnStage,
     SlotMade,
     SlotNotMade,
     SlotRequest,
@@ -37,8 +36,8 @@ from vortex.errors import (
     StageHungError,
     VortexInitializationError,
 )
-from vortex.orchestration import SlotResult, SlotScheduler
-from vortex.slot import SlotContext
+from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
+from vortex.slot import SlotContext, SlotListener
 from vortex.weights.manifest import verify_manifest
 
 if TYPE_CHECKING:
@@ -55,17 +54,27 @@ class SlotMaker:
     """Holds pipeline, scheduler and store; all heavy work runs in threads."""
 
     def __init__(
-        self, config: WorkerConfig, pipeline: VortexPipeline, store: ArtifactStore
+        self,
+        config: WorkerConfig,
+        pipeline: VortexPipeline,
+        store: ArtifactStore,
+        estimates: StageEstimates,
     ) -> None:
-        self.scheduler = SlotScheduler(pipeline, config.orchestration.model_dump(mode="json"))
+        self.scheduler = SlotScheduler(
+            pipeline, config.orchestration.model_dump(mode="json"), estimates=estimates
+        )
         self._config = config
         self._pipeline = pipeline
         self._store = store
         self._enforce = config.models.self_check == "enforce"
 
     @classmethod
-    def load(cls, config: WorkerConfig) -> SlotMaker:
+    def load(cls, config: WorkerConfig, estimates: StageEstimates) -> SlotMaker:
         """Prove that the store can be written, and load the models; blocks for seconds.
+
+        Args:
+            config: the worker's.
+            estimates: learns how long stages take, and predicts it.
 
         Raises:
             EngineStartError: one line that says what to do.
@@ -73,7 +82,7 @@ class SlotMaker:
         try:
             store = ArtifactStore(config.artifacts.url, config.artifacts.storage_options)
             store.check()
-            return cls(config, _load_pipeline(config), store)
+            return cls(config, _load_pipeline(config), store, estimates)
         except (ArtifactStoreError, VortexInitializationError) as error:
             raise EngineStartError(str(error)) from error
 
@@ -100,7 +109,7 @@ class SlotMaker:
             },
         )
 
-    async def make(self, request: SlotRequest, on_stage: OnStage) -> EngineResult:
+    async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
         """Make the slot. A slot that fails is a result; cancelling the call stops the work.
 
         Raises:
@@ -110,7 +119,8 @@ class SlotMaker:
             recipe=request.recipe,
             slot_id=request.slot_id,
             seed=request.seed,
-            on_step=lambda step: on_stage(Stage(step)),
+            listener=listener,
+            admitted=request.admitted,
         )
         with tracer.start_as_current_span(
             "slot.make",

@@ -62,6 +62,10 @@ class ScriptedEngine:
         """What `rule_out` answers."""
         self.start_error: Exception | None = None
         """Raised by the next `start`."""
+        self.start_s = 0.0
+        """Seconds that `start` takes."""
+        self.settle_error: EngineLostError | None = None
+        """Raised by the next `settle`, which takes the engine down."""
         self.may_start = asyncio.Event()
         """`start` waits for it; set unless a test clears it."""
         self.may_start.set()
@@ -84,10 +88,23 @@ class ScriptedEngine:
         """The slot ids whose work began, in order."""
         return [request.slot_id for request in self.requests]
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is up."""
+        return self.up
+
+    async def settle(self) -> None:
+        """Do nothing, since the work has stopped when `run` returns; or fail as told."""
+        error, self.settle_error = self.settle_error, None
+        if error is not None:
+            self.up = False
+            raise error
+
     async def start(self) -> None:
         """Be ready as soon as the test allows it."""
         assert not self.up, "started twice"
         self.starts += 1
+        await asyncio.sleep(self.start_s)
         await self.may_start.wait()
         if self.start_error is not None:
             raise self.start_error

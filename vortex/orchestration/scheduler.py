@@ -165,8 +165,10 @@ class SlotScheduler:
             Exception: a stage's own error, after its retries, unchanged.
         """
         read = self._read(recipe)
-        if (ruled_out := self.rule_out(read)) is not None:
-            raise DeadlineMissError(f"Deadline miss predicted before any work: {ruled_out}")
+        if slot is None or not slot.admitted:
+            ruled_out = self.rule_out(read)
+            if ruled_out is not None:
+                raise DeadlineMissError(f"Deadline miss predicted before any work: {ruled_out}")
         started = self._clock()
         if deadline is None:
             deadline = started + DEFAULT_SLOT_S
@@ -385,12 +387,15 @@ class _SlotRun:
 
         async def measured_attempt() -> T:
             attempt_started = clock()
+            self._slot.listener.attempt_began(stage)
             try:
                 result = await make_coroutine()
             except StageTimeoutError as error:
                 error.retryable = estimates.overrun(stage, units) is None
                 estimates.observe_stopped(stage, clock() - attempt_started, units)
                 raise
+            finally:
+                self._slot.listener.attempt_ended(stage)
             estimates.observe(stage, clock() - attempt_started, units)
             return result
 

@@ -18,7 +18,13 @@ class CancellationToken:
     often enough that a timeout ends it within one step. Safe to share between threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_poll: Callable[[], None] | None = None) -> None:
+        """Begin uncancelled.
+
+        Args:
+            on_poll: called whenever the work asks, in its thread: a sign of life.
+        """
+        self._on_poll = on_poll
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._on_cancel: list[Callable[[], None]] = []
@@ -61,5 +67,7 @@ class CancellationToken:
         Raises:
             StageCancelled: `cancel` was called.
         """
+        if self._on_poll is not None:
+            self._on_poll()
         if self._event.is_set():
             raise StageCancelled

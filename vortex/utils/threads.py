@@ -32,14 +32,20 @@ class StageThreads:
         self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="vortex-stage")
         self._cancel_grace_s = cancel_grace_s
 
-    async def run(self, work: Callable[[CancellationToken], T]) -> T:
+    async def run(
+        self, work: Callable[[CancellationToken], T], on_poll: Callable[[], None] | None = None
+    ) -> T:
         """Run `work(token)` in a thread of the pool, within the caller's context variables.
+
+        Args:
+            work: polls its token.
+            on_poll: called in its thread whenever it does.
 
         Raises:
             StageHungError: the call was cancelled, and the work did not stop within the grace
                 period; its thread may run on for ever.
         """
-        token = CancellationToken()
+        token = CancellationToken(on_poll)
         context = contextvars.copy_context()
         submitted = self._pool.submit(context.run, work, token)
         thread = asyncio.wrap_future(submitted)
@@ -55,7 +61,7 @@ class StageThreads:
             raise
 
     def close(self) -> None:
-        """Take no more work; does not wait for work that hangs."""
+        """Accept no more work; does not wait for work that hangs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

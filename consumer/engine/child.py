@@ -1,0 +1,213 @@
+"""The engine process: a slot maker that takes its orders from a socket.
+
+Run by `ProcessEngine` as `python -m consumer.engine.child DESCRIPTOR PARENT_PID`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from consumer.config import WorkerConfig
+from consumer.engine.base import (
+    EngineLostError,
+    EngineResult,
+    EngineStartError,
+    SlotMade,
+    SlotRequest,
+)
+from consumer.engine.messages import (
+    AttemptBegan,
+    AttemptEnded,
+    Beat,
+    Cancel,
+    Line,
+    Load,
+    Lost,
+    Made,
+    Make,
+    NotMade,
+    Observed,
+    Started,
+    StartFailed,
+    Starting,
+    StepBegan,
+    Stopped,
+)
+from consumer.telemetry.logs import configure_logging
+from consumer.telemetry.tracing import configure_tracing
+from schemas import Stage
+from vortex.orchestration import StageEstimates
+from vortex.slot import SlotListener
+
+BEAT_INTERVAL_S = 0.25
+TRACING_SHUTDOWN_S = 2.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+logger = logging.getLogger(__name__)
+
+
+class Maker(Protocol):
+    """What an engine process hosts; a `SlotMaker`."""
+
+    async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
+        """Make a slot; cancelling the call stops its work."""
+
+
+LoadMaker = Callable[[WorkerConfig, StageEstimates, Callable[[str], None]], Awaitable[Maker]]
+
+
+def main(load: LoadMaker) -> None:
+    """Serve the worker at the other end of the socket, until it is gone."""
+    descriptor, parent_pid = map(int, sys.argv[1:3])
+    _die_with(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when its engine ends
+    asyncio.run(_serve(socket.socket(fileno=descriptor), load))
+
+
+def _die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when the worker dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before that
+        os._exit(0)
+
+
+async def _serve(end: socket.socket, load: LoadMaker) -> None:
+    line = await Line.over(end)
+    order = await line.receive()
+    if not isinstance(order, Load):
+        return
+    config = WorkerConfig.model_validate(order.config)
+    configure_logging(config.logging.level, config.logging.format)
+    tracing = configure_tracing(config.telemetry)
+    try:
+        maker = await load(
+            config,
+            ReportingEstimates(config.orchestration.timeouts.by_stage(), line),
+            lambda step: line.send(Starting(step)),
+        )
+    except (EngineStartError, ModuleNotFoundError) as error:
+        line.send(StartFailed(_in_a_line(error)))
+        await line.drain()
+        return
+    configure_logging(config.logging.level, config.logging.format)  # libraries add handlers
+    line.send(Started())
+    await _take_orders(line, maker)
+    tracing.shutdown(TRACING_SHUTDOWN_S)
+    os._exit(0)  # whatever is still at work: its thread may hang
+
+
+async def _take_orders(line: Line, maker: Maker) -> None:
+    work: asyncio.Task[None] | None = None
+    while (order := await line.receive()) is not None:
+        match order:
+            case Make(request):
+                work = asyncio.create_task(_make(line, maker, request))
+                work.add_done_callback(lambda done: _tell_if_cancelled(line, done))
+            case Cancel() if work is not None:
+                work.cancel()
+
+
+async def _make(line: Line, maker: Maker, request: SlotRequest) -> None:
+    try:
+        result = await maker.make(request, LineListener(line))
+    except EngineLostError as error:
+        line.send(Lost(str(error)))
+    else:
+        line.send(Made(result) if isinstance(result, SlotMade) else NotMade(result))
+    await line.drain()
+
+
+def _tell_if_cancelled(line: Line, done: asyncio.Task[None]) -> None:
+    if done.cancelled():
+        line.send(Stopped())
+
+
+class LineListener(SlotListener):
+    """Tells the worker how a slot comes along."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._loop = asyncio.get_running_loop()
+        self._next_beat_s = 0.0
+
+    def step_began(self, step: str) -> None:
+        """See `StepBegan`."""
+        self._line.send(StepBegan(Stage(step)))
+
+    def attempt_began(self, stage: str) -> None:
+        """See `AttemptBegan`."""
+        self._line.send(AttemptBegan(Stage(stage)))
+
+    def attempt_ended(self, stage: str) -> None:
+        """See `AttemptEnded`."""
+        self._line.send(AttemptEnded(Stage(stage)))
+
+    def beat(self) -> None:
+        """See `Beat`; from the work's own thread, a few times a second at the most."""
+        now_s = time.monotonic()
+        if now_s >= self._next_beat_s:
+            self._next_beat_s = now_s + BEAT_INTERVAL_S
+            self._loop.call_soon_threadsafe(self._line.send, Beat())
+
+
+class ReportingEstimates(StageEstimates):
+    """Estimates that pass on what they learn, as the worker plans with its own."""
+
+    def __init__(self, limits_s: Mapping[str, float], line: Line) -> None:
+        super().__init__(limits_s)
+        self._line = line
+
+    def observe(self, stage: str, seconds: float, units: float = 1.0) -> None:
+        """Learn from one finished attempt of a stage."""
+        super().observe(stage, seconds, units)
+        self._line.send(Observed(stage, seconds, units, finished=True))
+
+    def observe_stopped(self, stage: str, seconds: float, units: float = 1.0) -> None:
+        """Learn from an attempt that was stopped at the stage's limit."""
+        super().observe_stopped(stage, seconds, units)
+        self._line.send(Observed(stage, seconds, units, finished=False))
+
+
+def _in_a_line(error: EngineStartError | ModuleNotFoundError) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"the engine needs the package {error.name}; install vortex-slots[pipeline]"
+    return str(error)
+
+
+async def load_slot_maker(
+    config: WorkerConfig, estimates: StageEstimates, report: Callable[[str], None]
+) -> Maker:
+    """Load the models and warm up.
+
+    Raises:
+        EngineStartError: one line that says what to do.
+    """
+    report("loading models")
+    from consumer.engine.slot_maker import SlotMaker
+
+    maker = await asyncio.to_thread(SlotMaker.load, config, estimates)
+    if config.pipeline.warmup:
+        report("warming up")
+        await maker.warm_up()
+    return maker
+
+
+def without_secrets_of_kafka(config: WorkerConfig) -> dict[str, Any]:
+    """Return a configuration as JSON that an engine can be given; it never connects to Kafka."""
+    values = config.model_dump(mode="json")
+    values["artifacts"]["storage_options"] = config.artifacts.storage_options
+    return values
+
+
+if __name__ == "__main__":
+    main(load_slot_maker)

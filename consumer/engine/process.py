@@ -1,0 +1,269 @@
+"""The engine as a child process, which can be killed and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from consumer.config import WorkerConfig
+from consumer.engine.base import (
+    EngineLostError,
+    EngineResult,
+    EngineStartError,
+    OnStage,
+    SlotNotMade,
+    SlotRequest,
+    ignore_stage,
+)
+from consumer.engine.child import without_secrets_of_kafka
+from consumer.engine.child_process import ChildProcess
+from consumer.engine.messages import (
+    AttemptBegan,
+    AttemptEnded,
+    Beat,
+    Cancel,
+    Load,
+    Lost,
+    Made,
+    Make,
+    Message,
+    NotMade,
+    Observed,
+    Started,
+    StartFailed,
+    Starting,
+    StepBegan,
+    Stopped,
+)
+from schemas import MissReason, Recipe, Stage
+from vortex.orchestration import StageEstimates
+
+CHILD_COMMAND = (sys.executable, "-m", "consumer.engine.child")
+# A stage that stops when it is told to says so well within this time after its limit.
+OVERRUN_GRACE_S = 0.5
+WATCH_INTERVAL_S = 0.1
+STOP_GRACE_S = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Work:
+    """One slot in the making, as the worker sees it."""
+
+    request: SlotRequest
+    on_stage: OnStage
+    began_s: float
+    last_sign_s: float
+    result: asyncio.Future[EngineResult]
+    """Its result; an error if the process is lost; cancelled once its work has stopped."""
+    stage: Stage | None = None
+    attempts: dict[Stage, float] = field(default_factory=dict)
+    """The stages that are being tried, and since which monotonic second."""
+
+
+class ProcessEngine:
+    """Hosts a slot maker in a process of its own, and answers for it when it does not answer.
+
+    A slot is answered within a second of a stage's limit, of the work's silence or of the slot's
+    deadline, whether or not its work stops. A process whose work does not stop within
+    `pipeline.cancel_grace_s`, that dies or that holds too much memory is killed with its whole
+    process group; `start` makes the next one.
+    """
+
+    def __init__(self, config: WorkerConfig, command: Sequence[str] = CHILD_COMMAND) -> None:
+        self._config = config
+        self._command = command
+        self._limits_s = config.orchestration.timeouts.by_stage()
+        self._estimates = StageEstimates(self._limits_s)
+        self._child: ChildProcess | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._work: _Work | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process has started and lives."""
+        started = self._started
+        return (
+            self._child is not None
+            and self._child.alive
+            and started is not None
+            and started.done()
+            and not started.cancelled()
+            and started.exception() is None
+        )
+
+    async def start(self) -> None:
+        """Start a process and wait until it is warm; see `Engine`."""
+        timeout_s = self._config.engine.start_timeout_s
+        self._started = asyncio.get_running_loop().create_future()
+        self._child = await ChildProcess.spawn(self._command)
+        self._listening = asyncio.create_task(self._listen(self._child))
+        self._child.line.send(Load(without_secrets_of_kafka(self._config)))
+        try:
+            await asyncio.wait_for(self._started, timeout_s)
+        except TimeoutError:
+            await self._child.kill()
+            raise EngineLostError(
+                f"the engine did not start within {timeout_s:g} s (engine.start_timeout_s)"
+            ) from None
+        except BaseException:
+            await self._child.kill()
+            raise
+
+    async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
+        """Make the slot; see `Engine`."""
+        if self._child is None or not self.ready:
+            raise EngineLostError("the engine is not started")
+        now_s = time.monotonic()
+        result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
+        self._work = work = _Work(request, on_stage, now_s, now_s, result)
+        self._child.line.send(Make(request))
+        try:
+            while not work.result.done():
+                await asyncio.wait({work.result}, timeout=WATCH_INTERVAL_S)
+                self._watch_memory(self._child, work)
+                overdue = self._overdue(work, time.monotonic())
+                if overdue is not None and not work.result.done():
+                    self._child.line.send(Cancel())
+                    return overdue
+        except asyncio.CancelledError:
+            self._child.line.send(Cancel())
+            await self.settle()
+            raise
+        self._work = None
+        return work.result.result()
+
+    async def settle(self) -> None:
+        """Wait for the last slot's work to stop, and kill the process if it does not."""
+        work = self._work
+        if work is None or self._child is None:
+            return
+        grace_s = self._config.pipeline.cancel_grace_s
+        await asyncio.wait({work.result}, timeout=grace_s)
+        self._work = None
+        if not work.result.done():
+            work.result.cancel()
+            await self._child.kill()
+            stage = "the slot" if work.stage is None else f"stage {work.stage.value}"
+            raise EngineLostError(f"{stage} did not stop within {grace_s:g} s")
+        if not work.result.cancelled() and (error := work.result.exception()) is not None:
+            raise error
+
+    def predict_s(self, recipe: Recipe) -> float | None:
+        """Return the predicted critical path, with what is kept back for encoding and storing."""
+        predicted_s = self._estimates.predict_slot(recipe)
+        if predicted_s is None:
+            return None
+        return predicted_s + self._config.orchestration.deadline_buffer_s
+
+    def rule_out(self, recipe: Recipe) -> str | None:
+        """Return why a stage would exceed its limit; see `Engine`."""
+        overrun = self._estimates.rule_out(recipe)
+        return None if overrun is None else str(overrun)
+
+    async def stop(self) -> None:
+        """Let an idle process export its last spans, then kill it and all that it started."""
+        child, self._child = self._child, None
+        listening, self._listening = self._listening, None
+        if child is not None:
+            if self._work is None:
+                await child.ask_to_end(STOP_GRACE_S)
+            await child.kill()
+        if listening is not None:
+            await asyncio.wait({listening})
+        self._work = None
+
+    # --- what the process says --------------------------------------------------------------
+
+    async def _listen(self, child: ChildProcess) -> None:
+        try:
+            while (message := await child.line.receive()) is not None:
+                self._hear(message)
+            reason = f"the engine process ended ({await child.end()})"
+        except ValueError as error:
+            reason = f"the engine process says what is not a message: {error}"
+        self._fail(EngineLostError(reason))
+
+    def _fail(self, error: EngineLostError | EngineStartError) -> None:
+        """Let whoever waits for the process know; nobody does if it was told to end."""
+        for waiting in (self._started, None if self._work is None else self._work.result):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # seen: it may be that nobody asks any more
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Starting(step):
+                logger.info("Engine starting", extra={"step": step})
+            case Started() if self._started is not None and not self._started.done():
+                self._started.set_result(None)
+            case StartFailed(text):
+                self._fail(EngineStartError(text))
+            case Observed(stage, seconds, units, finished):
+                learn = self._estimates.observe if finished else self._estimates.observe_stopped
+                learn(stage, seconds, units)
+            case Lost(text):
+                self._fail(EngineLostError(text))
+            case _ if self._work is not None:
+                self._hear_of_work(self._work, message)
+
+    def _hear_of_work(self, work: _Work, message: Message) -> None:
+        work.last_sign_s = time.monotonic()
+        match message:
+            case StepBegan(stage):
+                work.stage = stage
+                work.on_stage(stage)
+            case AttemptBegan(stage):
+                work.attempts[stage] = work.last_sign_s
+            case AttemptEnded(stage):
+                work.attempts.pop(stage, None)
+            case Beat():
+                pass
+            case Made(slot) | NotMade(slot) if not work.result.done():
+                work.result.set_result(slot)
+            case Stopped() if not work.result.done():
+                work.result.cancel()
+
+    # --- what the worker does about silence -------------------------------------------------
+
+    def _overdue(self, work: _Work, now_s: float) -> SlotNotMade | None:
+        """Return the miss of a slot that cannot be waited for any longer, or None."""
+        for stage, began_s in work.attempts.items():
+            limit_s = self._limits_s[stage.value]
+            if now_s > began_s + limit_s + OVERRUN_GRACE_S:
+                detail = f"stage {stage.value} exceeded its time limit of {limit_s:g} s"
+                return _timeout(stage, f"{detail} and did not stop", work, now_s)
+        silence_s = self._config.engine.heartbeat_timeout_s
+        if work.attempts and now_s > work.last_sign_s + silence_s:
+            detail = f"no sign of work for {silence_s:g} s (engine.heartbeat_timeout_s)"
+            return _timeout(next(iter(work.attempts)), detail, work, now_s)
+        if now_s > work.request.deadline_s + OVERRUN_GRACE_S:
+            return _timeout(work.stage, "the deadline passed, and the work went on", work, now_s)
+        return None
+
+    def _watch_memory(self, child: ChildProcess, work: _Work) -> None:
+        limit_gb = self._config.engine.memory_limit_gb
+        if limit_gb is None or work.result.done():
+            return
+        held_gb = child.memory_bytes() / 1e9
+        if held_gb > limit_gb:
+            child.send_kill()
+            self._fail(
+                EngineLostError(
+                    f"the engine process held {held_gb:.2f} GB of memory, above its limit of"
+                    f" {limit_gb:g} GB (engine.memory_limit_gb)"
+                )
+            )
+
+
+def _timeout(stage: Stage | None, detail: str, work: _Work, now_s: float) -> SlotNotMade:
+    times_ms = {
+        f"{each.value}_ms": (now_s - began_s) * 1000 for each, began_s in work.attempts.items()
+    }
+    return SlotNotMade(MissReason.TIMEOUT, stage, detail, times_ms)

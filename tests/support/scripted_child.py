@@ -1,0 +1,106 @@
+"""An engine process for tests: its slots do what their scripts say, down to a segfault.
+
+Run as the real one is, by `ProcessEngine`. Slots are told apart by their script:
+
+`make`             a slot that is made
+`hang`             a stage that ignores that it is cancelled
+`hang-silently`    the same, with the event loop blocked too
+`stop`             a stage that works until it is cancelled
+`segfault`         reads from address zero
+`eat`              takes memory until it is killed
+`sticky`           reports a CUDA error that only a new process clears
+`exit`             ends the process with code 7
+`spawn`            starts a process of its own, then hangs
+`mute`             a stage that gives no sign of life
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from consumer.config import WorkerConfig
+from consumer.engine.base import EngineLostError, EngineResult, EngineStartError, SlotRequest
+from consumer.engine.child import Maker, main
+from tests.support.engines import slot_made
+from vortex.orchestration import StageEstimates
+from vortex.slot import SlotListener
+
+COMMAND = (sys.executable, "-m", "tests.support.scripted_child")
+FOREVER_S = 3600.0
+EATEN_AT_ONCE = 128 * 1024 * 1024
+
+
+class ScriptedMaker:
+    """Follows the script of each slot."""
+
+    def __init__(self, estimates: StageEstimates) -> None:
+        self._estimates = estimates
+        self._eaten: list[bytearray] = []
+
+    async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
+        """Be in the video stage and follow the script."""
+        listener.step_began("video")
+        listener.attempt_began("video")
+        try:
+            await self._follow(request.recipe.audio_track.script, listener)
+        finally:
+            listener.attempt_ended("video")
+        self._estimates.observe("video", 0.25, units=2.0)
+        return slot_made(request)
+
+    async def _follow(self, script: str, listener: SlotListener) -> None:
+        match script:
+            case "hang" | "hang-silently" | "spawn":
+                if script == "spawn":
+                    child = subprocess.Popen(["sleep", str(FOREVER_S)])  # noqa: ASYNC220
+                    print(child.pid, file=sys.stderr, flush=True)
+                if script == "hang-silently":
+                    time.sleep(FOREVER_S)  # noqa: ASYNC251
+                while True:
+                    try:
+                        while True:
+                            listener.beat()
+                            await asyncio.sleep(0.05)
+                    except asyncio.CancelledError:
+                        continue
+            case "stop":
+                while True:
+                    listener.beat()
+                    await asyncio.sleep(0.05)
+            case "mute":
+                await asyncio.sleep(FOREVER_S)
+            case "segfault":
+                ctypes.string_at(0)
+            case "eat":
+                while True:
+                    self._eaten.append(bytearray(os.urandom(1) * EATEN_AT_ONCE))
+                    await asyncio.sleep(0.05)
+            case "exit":
+                os._exit(7)
+            case "sticky":
+                raise EngineLostError("CUDA error: device-side assert triggered")
+
+
+async def load(
+    config: WorkerConfig, estimates: StageEstimates, report: Callable[[str], None]
+) -> Maker:
+    """Load nothing; misbehave as the name of the service says."""
+    report("loading nothing")
+    match config.telemetry.service_name:
+        case "fails":
+            raise EngineStartError("the models are missing")
+        case "hangs":
+            await asyncio.sleep(FOREVER_S)
+        case "dies":
+            os._exit(9)
+    return ScriptedMaker(estimates)
+
+
+if __name__ == "__main__":
+    main(load)

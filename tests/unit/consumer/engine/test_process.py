@@ -1,0 +1,276 @@
+"""The engine process: whatever it does, its slot is answered in time and it can be replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from consumer.config import WorkerConfig
+from consumer.engine.base import (
+    EngineLostError,
+    EngineStartError,
+    SlotMade,
+    SlotNotMade,
+    SlotRequest,
+)
+from consumer.engine.process import ProcessEngine
+from consumer.job import TickKey
+from schemas import AudioTrack, MissReason, Recipe, Stage, VisualTrack
+from tests.support.scripted_child import COMMAND
+
+pytestmark = pytest.mark.timeout(120)
+
+LIMIT_S = 1.0
+GRACE_S = 0.5
+
+
+def config(limit_s: float = LIMIT_S, **engine: object) -> WorkerConfig:
+    """Return a configuration under which the video stage may take so long."""
+    loaded = WorkerConfig.load()
+    timeouts = loaded.orchestration.timeouts.model_copy(update={"video_s": limit_s})
+    return loaded.model_copy(
+        update={
+            "engine": loaded.engine.model_copy(update=engine),
+            "pipeline": loaded.pipeline.model_copy(update={"cancel_grace_s": GRACE_S}),
+            "orchestration": loaded.orchestration.model_copy(update={"timeouts": timeouts}),
+        }
+    )
+
+
+def named(config: WorkerConfig, service_name: str) -> WorkerConfig:
+    telemetry = config.telemetry.model_copy(update={"service_name": service_name})
+    return config.model_copy(update={"telemetry": telemetry})
+
+
+def request(script: str, deadline_in_s: float = 60.0) -> SlotRequest:
+    return SlotRequest(
+        key=TickKey("slot.ticks", 0, 5),
+        slot_id=5,
+        channel="main",
+        recipe=Recipe(
+            audio_track=AudioTrack(script=script), visual_track=VisualTrack(prompt="a newsreader")
+        ),
+        seed=7,
+        deadline_s=time.monotonic() + deadline_in_s,
+    )
+
+
+@asynccontextmanager
+async def started(config: WorkerConfig) -> AsyncIterator[ProcessEngine]:
+    engine = ProcessEngine(config, COMMAND)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def replaced(engine: ProcessEngine) -> None:
+    """Show that another process takes over."""
+    await engine.stop()
+    await engine.start()
+    assert isinstance(await engine.run(request("make")), SlotMade)
+
+
+def pid_of(engine: ProcessEngine) -> int:
+    assert engine._child is not None
+    return engine._child.pid
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+async def test_slot_is_made_in_the_process_and_its_stages_and_times_are_told() -> None:
+    stages: list[Stage] = []
+    async with started(config()) as engine:
+        asked = request("make")
+        assert engine.predict_s(asked.recipe) is None
+        made = await engine.run(asked, stages.append)
+        assert isinstance(made, SlotMade)
+        assert made.seed == 7
+        assert stages == [Stage.VIDEO]
+        assert engine._estimates.predict("video", units=2.0) == 0.25
+        await engine.settle()
+        assert engine.ready
+        assert pid_of(engine) != os.getpid()
+
+
+@pytest.mark.parametrize("script", ["hang", "hang-silently"])
+async def test_hung_stage_is_answered_within_a_second_of_its_limit_and_its_process_replaced(
+    script: str,
+) -> None:
+    async with started(config()) as engine:
+        pid = pid_of(engine)
+        began_s = time.monotonic()
+        missed = await engine.run(request(script))
+        assert time.monotonic() - began_s < LIMIT_S + 1.0
+        assert isinstance(missed, SlotNotMade)
+        assert (missed.reason, missed.stage) == (MissReason.TIMEOUT, Stage.VIDEO)
+        with pytest.raises(EngineLostError, match=r"stage video did not stop within 0\.5 s"):
+            await engine.settle()
+        assert not lives(pid)
+        await replaced(engine)
+
+
+async def test_stage_that_stops_late_but_stops_keeps_its_process() -> None:
+    async with started(config()) as engine:
+        pid = pid_of(engine)
+        missed = await engine.run(request("stop"))
+        assert isinstance(missed, SlotNotMade)
+        assert missed.reason is MissReason.TIMEOUT
+        await engine.settle()
+        assert isinstance(await engine.run(request("make")), SlotMade)
+        assert pid_of(engine) == pid
+
+
+async def test_slot_is_answered_at_its_deadline_whatever_its_stages_may_take() -> None:
+    async with started(config(60.0)) as engine:
+        began_s = time.monotonic()
+        missed = await engine.run(request("hang", deadline_in_s=0.5))
+        assert time.monotonic() - began_s < 1.5
+        assert isinstance(missed, SlotNotMade)
+        assert missed.reason is MissReason.TIMEOUT
+
+
+async def test_work_without_a_sign_of_life_is_answered_as_a_timeout() -> None:
+    async with started(config(60.0, heartbeat_timeout_s=0.5)) as engine:
+        missed = await engine.run(request("mute"))
+        assert isinstance(missed, SlotNotMade)
+        assert "no sign of work for 0.5 s (engine.heartbeat_timeout_s)" in missed.detail
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("segfault", r"ended \(SIGSEGV\)"),
+        ("exit", r"ended \(exit code 7\)"),
+        ("sticky", "device-side assert"),
+    ],
+)
+async def test_process_that_dies_is_lost_and_replaced(script: str, how: str) -> None:
+    async with started(config()) as engine:
+        with pytest.raises(EngineLostError, match=how):
+            await engine.run(request(script))
+        await replaced(engine)
+
+
+async def test_process_that_takes_too_much_memory_is_killed_and_replaced() -> None:
+    async with started(config(60.0, memory_limit_gb=0.6)) as engine:
+        pid = pid_of(engine)
+        with pytest.raises(EngineLostError, match=r"above its limit of 0\.6 GB"):
+            await engine.run(request("eat"))
+        await until(lambda: not lives(pid))
+        await replaced(engine)
+
+
+async def test_cancelled_slot_is_stopped_and_the_process_makes_the_next() -> None:
+    async with started(config()) as engine:
+        running = asyncio.create_task(engine.run(request("stop")))
+        await until(lambda: engine._work is not None and bool(engine._work.attempts))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert isinstance(await engine.run(request("make")), SlotMade)
+
+
+async def test_slot_cancelled_before_its_work_began_does_not_cost_the_process() -> None:
+    async with started(config()) as engine:
+        running = asyncio.create_task(engine.run(request("stop")))
+        await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert engine.ready
+        assert isinstance(await engine.run(request("make")), SlotMade)
+
+
+async def test_process_that_dies_while_idle_is_not_ready() -> None:
+    async with started(config()) as engine:
+        os.kill(pid_of(engine), signal.SIGKILL)
+        await until(lambda: not engine.ready)
+        with pytest.raises(EngineLostError, match="not started"):
+            await engine.run(request("make"))
+
+
+async def test_start_that_cannot_succeed_says_so_in_one_line() -> None:
+    with pytest.raises(EngineStartError, match=r"^the models are missing$"):
+        async with started(named(config(), "fails")):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("hangs", r"did not start within 2 s"), ("dies", r"exit code 9")]
+)
+async def test_start_that_hangs_or_dies_is_a_lost_engine(name: str, how: str) -> None:
+    with pytest.raises(EngineLostError, match=how):
+        async with started(named(config(start_timeout_s=2.0), name)):
+            pass
+
+
+async def test_all_that_the_process_started_ends_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    async with started(config()) as engine:
+        await engine.run(request("spawn"))
+        grandchild = int(capfd.readouterr().err.split()[-1])
+        assert lives(grandchild)
+        with pytest.raises(EngineLostError):
+            await engine.settle()
+        await until(lambda: not lives(grandchild))
+
+
+PARENT = """
+import asyncio, sys
+from tests.unit.consumer.engine.test_process import config, pid_of, request, started
+
+async def hold():
+    async with started(config()) as engine:
+        print(pid_of(engine), flush=True)
+        await engine.run(request(sys.argv[1], deadline_in_s=3600.0))
+
+asyncio.run(hold())
+"""
+
+
+@pytest.mark.parametrize("script", ["stop", "hang-silently"])
+def test_process_dies_with_a_killed_parent(script: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, script], stdout=subprocess.PIPE, cwd=Path.cwd()
+    ) as parent:
+        assert parent.stdout is not None
+        engine_pid = int(parent.stdout.readline())
+        try:
+            assert lives(engine_pid)
+        finally:
+            parent.kill()
+            parent.wait(10)
+    asyncio.run(until(lambda: not lives(engine_pid)))
+
+
+def test_secrets_of_kafka_stay_with_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    from consumer.engine.child import without_secrets_of_kafka
+
+    monkeypatch.setenv("VORTEX__KAFKA__SECURITY__PASSWORD", "hunter2")
+    monkeypatch.setenv("VORTEX__ARTIFACTS__STORAGE_OPTIONS", '{"secret": "needed"}')
+    given = without_secrets_of_kafka(WorkerConfig.load())
+    assert "hunter2" not in str(given)
+    assert WorkerConfig.model_validate(given).artifacts.storage_options == {"secret": "needed"}
