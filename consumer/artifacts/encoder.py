@@ -15,7 +15,8 @@ from av.audio.resampler import AudioResampler
 from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.errors import ArtifactError
-from consumer.artifacts.media import EncodedMedia, sha256_of
+from consumer.artifacts.media import EncodedMedia
+from vortex.utils.files import sha256_of
 
 AUDIO_RATE_HZ = 48_000
 _PUT_POLL_S = 0.1

@@ -15,7 +15,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from consumer.artifacts.errors import ArtifactStoreError
-from consumer.artifacts.media import EncodedMedia, sha256_of
+from consumer.artifacts.media import EncodedMedia
+from vortex.utils.files import sha256_of
 
 T = TypeVar("T")
 

@@ -19,6 +19,7 @@ from consumer.emitter import TickEmitter
 from consumer.telemetry.tracing import configure_tracing
 from schemas import SlotTick
 from schemas.describe import describe_validation_error
+from vortex.errors import one_line
 
 DEFAULT_SCRIPT = "Good evening. This is a test of the slot service. Thank you for watching."
 DEFAULT_PROMPT = "A portrait of a news presenter in front of a blue wall"
@@ -113,7 +114,7 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"{file}: {' '.join(str(error).split())}", EXIT_USAGE)
+        fail(f"{file}: {one_line(error)}", EXIT_USAGE)
     for document in content if isinstance(content, list) else [content]:
         if not isinstance(document, dict):
             fail(f"{file}: must hold a recipe, a tick, or a list of them", EXIT_USAGE)

@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+from vortex.errors import one_line
+from vortex.utils.files import sha256_of
+
 KAFKA_VERSION = "4.3.1"
 MIN_JAVA_VERSION = 17
 LOCK_PATH = Path(__file__).with_name("jars.lock")
@@ -150,7 +153,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
         jar = context.project(group, artifact).at_version(version).artifact()
         try:
             path = Path(jar.resolve())
-            if _sha256(path) != sha256:  # half-written, perhaps, by a process that was killed
+            if sha256_of(path) != sha256:  # half-written, perhaps, by a process that was killed
                 path.unlink()
                 path = Path(jar.resolve())
         except (OSError, RuntimeError) as error:  # requests' own errors are OSErrors
@@ -158,7 +161,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
                 f"artifacts of Apache Kafka {KAFKA_VERSION} cannot be resolved (offline?):"
                 f" {coordinate}: {_root_cause(error)}"
             ) from error
-        if _sha256(path) != sha256:
+        if sha256_of(path) != sha256:
             path.unlink()
             raise EmbeddedKafkaError(f"{coordinate} is not the expected file: its SHA-256 differs")
         return path
@@ -172,16 +175,11 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
             raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _root_cause(error: BaseException) -> str:
-    """Say what an HTTP library's nested errors began with, in one line."""
+    """Return in one line what an HTTP library's nested errors started from."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error)
 
 
 def require_packages(*names: str) -> None:
@@ -202,7 +200,7 @@ def _write_lock() -> None:
         for artifact in artifacts
     }
     LOCK_PATH.write_text(
-        "".join(f"{coordinate} {_sha256(jars[coordinate])}\n" for coordinate in sorted(jars)),
+        "".join(f"{coordinate} {sha256_of(jars[coordinate])}\n" for coordinate in sorted(jars)),
         encoding="utf-8",
     )
 

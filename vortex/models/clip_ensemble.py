@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.models.calibration import Calibration
 from vortex.models.footprint import held_bytes
 from vortex.models.int8 import quantize_rows
@@ -181,9 +181,8 @@ class ClipEncoder:
             config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
             preprocessing = config["preprocess_cfg"]
         except Exception as error:  # the libraries behind it have errors of their own
-            reason = " ".join(str(error).split())[:300]
             raise VortexInitializationError(
-                f"{directory.name}: {directory} cannot be loaded: {reason}"
+                f"{directory.name}: {directory} cannot be loaded: {one_line(error)}"
             ) from error
         model.eval().requires_grad_(False)
         if quantization == "int8":

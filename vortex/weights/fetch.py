@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vortex.errors import VortexInitializationError
+from vortex.utils.files import sha256_of
 from vortex.weights import hub
 from vortex.weights.catalogue import Catalogue, CatalogueFile, HubModel
 from vortex.weights.manifest import (
@@ -20,7 +21,6 @@ from vortex.weights.manifest import (
     Manifest,
     ManifestFile,
     ManifestModel,
-    sha256_of,
 )
 
 BYTES_PER_GB = 1e9

@@ -18,11 +18,10 @@ from huggingface_hub import constants, errors
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # not marked so
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.weights.catalogue import HubModel
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MESSAGE_CHARS = 200
 
 Advance = Callable[[int], None]
 """Told how many bytes more have come."""
@@ -127,10 +126,9 @@ def _explain(error: Exception, model: HubModel, path: str) -> str:
         case OSError() if error.strerror:  # of the disk, full or not writable
             return f"{path} of {repository} cannot be written: {error.strerror}"
         case _:
-            reason = " ".join(str(error).split())[:_MESSAGE_CHARS] or type(error).__name__
             return (
-                f"{repository}: {path} did not come from {hub}: {reason}; check the network or"
-                " HF_ENDPOINT and run it again to go on, or give --from DIRECTORY"
+                f"{repository}: {path} did not come from {hub}: {one_line(error)}; check the"
+                " network or HF_ENDPOINT and run it again to resume, or give --from DIRECTORY"
             )
 
 

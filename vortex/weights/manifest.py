@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from schemas.describe import describe_validation_error
 from vortex.config import Section
 from vortex.errors import VortexInitializationError
+from vortex.utils.files import sha256_of
 from vortex.weights.catalogue import Catalogue, CatalogueModel, FilePath, HubModel
 
 FILE_NAME = "manifest.json"
@@ -61,10 +63,8 @@ class Manifest(Section):
                 f"there are no models in {directory}; {remedy}"
             ) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise VortexInitializationError(
-                f"{path} cannot be read: {where}: {first['msg']}; {remedy}"
+                f"{path} cannot be read: {describe_validation_error(error)}; {remedy}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise VortexInitializationError(f"{path} cannot be read: {error}; {remedy}") from error
@@ -169,12 +169,6 @@ def files_in(folder: Path) -> list[str]:
     return sorted(
         path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's checksum, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _differs(model: ManifestModel, wanted: CatalogueModel | None) -> str | None:
