@@ -2,7 +2,7 @@
 
 `jars.lock` names every jar with its SHA-256, as a Python lock file does, so that a start
 depends on no resolution, and a truncated or foreign download is never run. After changing
-`KAFKA_VERSION`, write it anew with `python -m consumer.embedded_kafka.jars`.
+`KAFKA_VERSION`, regenerate it with `python -m consumer.embedded_kafka.jars`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DOWNLOAD_TIMEOUT_S = 30
 
 
 class EmbeddedKafkaError(Exception):
-    """The embedded broker cannot be had; the message is one line that says what to do."""
+    """The embedded broker cannot be started; the message is one line that says what to do."""
 
 
 def cache_directory() -> Path:

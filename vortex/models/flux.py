@@ -41,7 +41,6 @@ class FluxImage:
     """
 
     def __init__(self, pipeline: FluxPipeline) -> None:
-        """Take a loaded pipeline; see `load`."""
         self._pipeline = pipeline
         self._max_t5_tokens = int(pipeline.tokenizer_2.model_max_length)
 

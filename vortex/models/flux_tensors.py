@@ -31,7 +31,7 @@ def check_flux_tensors(directory: Path) -> None:
         directory: as `FluxPipeline.save_pretrained` writes it.
 
     Raises:
-        VortexInitializationError: a tensor or file is missing or superfluous, or does not fit.
+        VortexInitializationError: a tensor or file is missing or unexpected, or does not fit.
     """
     for part, network in _PARTS.items():
         if not (directory / part).is_dir():

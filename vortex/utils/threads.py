@@ -37,7 +37,7 @@ class StageThreads:
 
         Raises:
             StageHungError: the call was cancelled, and the work did not stop within the grace
-                period; its thread may run on for ever.
+                period; its thread may run forever.
         """
         token = CancellationToken()
         context = contextvars.copy_context()
@@ -55,7 +55,7 @@ class StageThreads:
             raise
 
     def close(self) -> None:
-        """Take no more work; does not wait for work that hangs."""
+        """Accept no more work, without waiting for work that hangs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
