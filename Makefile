@@ -1,4 +1,5 @@
-# Every target sets up what it needs, from Python 3.11 alone. `make` lists them.
+# Every target sets up what it needs, from Python alone: 3.11, or `make PYTHON=python3.13 demo` for
+# another version. `make` lists them.
 
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas lock clean
+.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,8 +60,11 @@ bench-gpu: $(READY) ## Measure the production models' size and speed, with rando
 schemas: $(READY) ## Regenerate the contract's JSON Schemas, AsyncAPI document and examples.
 	$(BIN)/vortex schemas schemas
 
+wheel: $(READY) ## Build the wheel into dist/.
+	$(BIN)/python -m hatchling build --target wheel
+
 lock: $(READY) ## Update the lock file to the newest dependencies.
-	$(BIN)/uv pip compile --quiet --no-header --generate-hashes --all-extras \
+	$(BIN)/uv pip compile --quiet --no-header --generate-hashes --all-extras --universal \
 		--python-version 3.11 pyproject.toml --upgrade --output-file requirements.lock
 
 clean: ## Remove the virtual environment and all generated files.

@@ -23,7 +23,6 @@ class TickEmitter:
     """Writes ticks to Kafka; each begins a trace of its own, which goes along in its headers."""
 
     def __init__(self, config: KafkaConfig) -> None:
-        """Take brokers and topic."""
         self._topic = config.topics.ticks
         self._producer = make_plain_producer(config, client_id=CLIENT_ID)
 

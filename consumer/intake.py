@@ -1,4 +1,4 @@
-"""From a Kafka record to a tick, or to the reason why it is none."""
+"""Turns a Kafka record into a tick, or a dead letter with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REGISTRY_PREFIX_BYTES = 5
 
 
 class UnreadableTickError(ValueError):
-    """The record is no tick that this worker can read; says which field, and what is allowed."""
+    """The record is not a readable tick; the message says which field, and what is allowed."""
 
 
 def read_tick(record: ConsumerRecord) -> SlotTick:

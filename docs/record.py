@@ -1,4 +1,4 @@
-"""Records, beside this file, what the README shows.
+"""Records what the README shows, next to this file.
 
 `demo.svg` is the terminal at the end of a real `vortex demo`, `demo.png` the contact sheet of its
 videos, `slot-time.svg` the terminal after `make bench-slot`.

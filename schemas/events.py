@@ -22,7 +22,7 @@ def _looks_like_a_time(value: object) -> object:
     return value
 
 
-# What comes out of a validator in front is no longer JSON to pydantic, and a string not strict.
+# After a before-validator, pydantic no longer sees JSON, so a string would not pass as strict.
 Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_looks_like_a_time)]
 SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -73,7 +73,7 @@ class Stage(StrEnum):
 
 
 class TickSource(ContractModel):
-    """Where the tick was read; identifies it for ever."""
+    """Where the tick was read; permanently identifies it."""
 
     topic: str
     """Kafka topic."""
@@ -91,13 +91,13 @@ class Breakdown(ContractModel):
     audio_ms: Milliseconds | None = None
     """Speech synthesis, retries included."""
     image_ms: Milliseconds | None = None
-    """Portrait, retries included; runs beside the speech."""
+    """Portrait, retries included; runs in parallel with the speech."""
     video_ms: Milliseconds | None = None
     """Animation."""
     clip_ms: Milliseconds | None = None
     """Self-check."""
     encode_ms: Milliseconds | None = None
-    """Encoding left over after the last frame; the rest runs beside the animation."""
+    """Encoding left over after the last frame; the rest runs during the animation."""
     store_ms: Milliseconds | None = None
     """Making the artifact durable."""
     total_ms: Milliseconds

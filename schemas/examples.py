@@ -1,4 +1,4 @@
-"""Example events, as typed objects; `generate` writes them beside the JSON Schemas."""
+"""Example events, as typed objects; `generate` writes them next to the JSON Schemas."""
 
 from __future__ import annotations
 

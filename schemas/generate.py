@@ -32,7 +32,7 @@ _MODELS: dict[str, tuple[type[BaseModel], _Mode]] = {
 
 _CLOUD_EVENT_HEADERS = {
     "ce_specversion": "CloudEvents version, 1.0",
-    "ce_id": "Topic, partition and offset of the tick; with ce_source unique for ever",
+    "ce_id": "Topic, partition and offset of the tick; with ce_source permanently unique",
     "ce_source": "The group of workers, /vortex/{group}",
     "ce_type": "vortex.slot-complete.v1 or vortex.deadline-missed.v1",
     "ce_time": "When the outcome was decided, RFC 3339",

@@ -5,7 +5,7 @@ pair of a batch is a yes or a no, and the loss asks each for itself (as in SigLI
 instead of which caption fits best. The line between yes and no is the cosine that the self-check's
 thresholds stand for, so that these mean the same as for encoders of any size.
 
-Beside it, one linear layer on each embedding must tell the attributes, which teaches both towers
+In addition, one linear layer on each embedding must tell the attributes, which teaches both towers
 much faster what there is to see and to read; it is left out of the model.
 """
 
@@ -56,7 +56,7 @@ def config(name: str) -> dict[str, Any]:
         "text_cfg": {
             **text,
             "vocab_size": len(clip_tokenizer()),
-            # open_clip looks for the tokenizer beside the weights, whatever the name.
+            # open_clip looks for the tokenizer next to the weights, whatever the name.
             "hf_tokenizer_name": "clip-tokenizer",
         },
     }
@@ -186,7 +186,7 @@ def calibrate(
 ) -> dict[str, float]:
     """Return the affine map of cosines with which few fitting captions are refused.
 
-    `scale * cosine + offset` is compared with the threshold's cosine. Beside it stand the figures:
+    `scale * cosine + offset` is compared with the threshold's cosine. It also holds the figures:
     the share of fitting captions that are refused, and of others' captions that are accepted.
     """
     rng = np.random.default_rng(seed)
@@ -251,7 +251,7 @@ def run(
 
 
 def save(model: open_clip.CLIP, name: str, calibration: dict[str, float], directory: Path) -> None:
-    """Write a model in half precision as open_clip reads it, with its calibration beside it."""
+    """Write a model in half precision as open_clip reads it, with its calibration."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()

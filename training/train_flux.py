@@ -3,7 +3,7 @@
 Two lessons. The first is flow matching (Lipman et al. 2023) with times from a logit-normal
 distribution (Esser et al. 2024); the text encoders, which can read already, go on learning with the
 transformer. The second makes
-four steps enough, and guidance superfluous: each of the four learns where several smaller steps of
+four steps enough, and guidance unnecessary: each of the four learns where several smaller steps of
 the first model, with guidance, would have led (progressive distillation, Salimans and Ho 2022;
 guidance into the student, Meng et al. 2023).
 """
@@ -215,7 +215,7 @@ def _lessons(
     device: torch.device,
     say: Callable[[str], None],
 ) -> tuple[list[Face], torch.Tensor]:
-    """Return faces with their packed latents; these are kept beside the checkpoints."""
+    """Return faces with their packed latents; these are kept next to the checkpoints."""
     kept = directory / f"latents-{seed}.pt"
     if kept.exists():
         faces = [Face.sample(np.random.default_rng([seed, i])) for i in range(portraits)]

@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from vortex.errors import one_line
+
 ENV_PREFIX = "VORTEX__"
 
 _SECRET = re.compile(r"password|secret|token|storage_options")
@@ -188,8 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML: {reason}") from error
+        raise ConfigError(f"{path}: is not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold sections such as 'kafka:', not {content!r:.40}")
     for section, keys in content.items():

@@ -36,3 +36,14 @@ class StageTimeoutError(VortexError, TimeoutError):
 
 class DeadlineMissError(VortexError, RuntimeError):
     """The slot cannot be finished before its deadline, so its work was stopped."""
+
+
+MESSAGE_MAX_CHARS = 300
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line of at most 300 characters; its type if it has none.
+
+    For errors of libraries, whose messages may be of several lines or quote whole files.
+    """
+    return " ".join(str(error).split())[:MESSAGE_MAX_CHARS] or type(error).__name__

@@ -15,18 +15,19 @@ from av.audio.resampler import AudioResampler
 from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.errors import ArtifactError
-from consumer.artifacts.media import EncodedMedia, sha256_of
+from consumer.artifacts.media import EncodedMedia
+from vortex.utils.files import sha256_of
 
 AUDIO_RATE_HZ = 48_000
 _PUT_POLL_S = 0.1
 
 
 class SlotEncoder:
-    """Takes frames in batches and writes the MP4; a `MediaSink` for the pipeline.
+    """Receives frames in batches and writes the MP4; a `MediaSink` for the pipeline.
 
     A bounded queue lies between the renderer's thread and the encoder's: rendering waits only if
     the encoder is that far behind. Same frames and samples, same bytes: x264 runs with a fixed
-    number of threads, and nothing of time or machine goes into the file.
+    number of threads, and nothing about time or machine goes into the file.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class SlotEncoder:
         audio_bitrate_bps: int = 128_000,
         queue_batches: int = 4,
     ) -> None:
-        """Take the file's path; nothing is written before `begin`.
+        """Nothing is written before `begin`.
 
         Args:
             path: on the local disk; an existing file is replaced.

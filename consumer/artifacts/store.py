@@ -15,7 +15,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from consumer.artifacts.errors import ArtifactStoreError
-from consumer.artifacts.media import EncodedMedia, sha256_of
+from consumer.artifacts.media import EncodedMedia
+from vortex.utils.files import sha256_of
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str, storage_options: dict[str, str] | None = None) -> None:
-        """Take the place; nothing is touched yet.
+        """Look up the file system of the URL, without connecting to it.
 
         Args:
             url: a directory or an fsspec URL such as `s3://bucket/slots`.
@@ -61,7 +62,7 @@ class ArtifactStore:
     def scratch_path(self, channel: str, slot_id: int) -> Path:
         """Return an unused path on the local disk to encode to.
 
-        For a local store it lies beside the final name, so that storing is a rename.
+        For a local store it is in the final directory, so that storing is a rename.
 
         Raises:
             ArtifactStoreError: its directory cannot be made.

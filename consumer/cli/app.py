@@ -1,4 +1,4 @@
-"""All commands of `vortex`, and what becomes of their failures."""
+"""All commands of `vortex`, and how their failures are reported."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ app = typer.Typer(
 @app.callback()
 def _vortex(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Makes talking-head videos for slot ticks from Kafka, before their deadlines.
 
-    New here? `vortex demo` starts everything it needs and shows the whole way of six ticks.
+    New here? `vortex demo` starts everything it needs and follows six ticks end to end.
 
-    Exit codes: 0 all is well; 1 it ran, but not everything came out as it should; 2 wrong usage or
-    configuration; 3 something needed is missing or cannot be reached; 4 the worker failed
-    unexpectedly, the log says how: start it again.
+    Exit codes: 0 success; 1 some results are not as expected; 2 wrong usage or configuration;
+    3 something required is missing or unreachable; 4 the worker failed unexpectedly, see the log
+    and restart it.
     """
 
 

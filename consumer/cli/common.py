@@ -42,7 +42,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="YAML file; its keys win over the defaults, VORTEX__SECTION__KEY wins over both.",
+        help="YAML file; overrides the defaults, VORTEX__SECTION__KEY overrides both.",
         dir_okay=False,
     ),
 ]

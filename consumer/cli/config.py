@@ -1,4 +1,4 @@
-"""`vortex config`: what is in force."""
+"""`vortex config`: the effective configuration."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def _config() -> None:
 
 @app.command()
 def show(config: ConfigOption = None) -> None:
-    """Print the configuration that is in force, as YAML, secrets masked."""
+    """Print the effective configuration as YAML, secrets masked."""
     settings = load_config(config)
     typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)

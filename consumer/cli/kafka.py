@@ -28,7 +28,7 @@ def start(
     directory: DirectoryOption = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 9092,
 ) -> None:
-    """Start a broker on 127.0.0.1 that runs on after this command; does nothing if it runs.
+    """Start a broker on 127.0.0.1 that outlives this command, unless it is already running.
 
     The first start fetches Apache Kafka (about 50 MB) from Maven Central.
     """
@@ -39,14 +39,14 @@ def start(
 
 @app.command()
 def stop(directory: DirectoryOption = None) -> None:
-    """Stop the broker; its data stay."""
+    """Stop the broker; its data is kept."""
     stopped = stop_local(_directory(directory))
     console.print("stopped" if stopped else "no broker was running")
 
 
 @app.command()
 def status(directory: DirectoryOption = None) -> None:
-    """Tell whether the broker runs; exit code 1 if it does not."""
+    """Show whether the broker is running; exit code 1 if not."""
     broker = local_status(_directory(directory))
     if broker is None:
         console.print("no broker is running; start one with `vortex kafka start`")
@@ -60,7 +60,7 @@ def create(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of the ticks' topic.")] = 4,
     replication: Annotated[int, typer.Option(min=1, help="Copies of each partition.")] = 1,
 ) -> None:
-    """Create the configured topics where they are missing."""
+    """Create the configured topics that do not exist."""
     kafka = load_config(config).kafka
     names = kafka.topics
     wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}

@@ -20,14 +20,14 @@ class AbandonableThreads(ThreadPoolExecutor):
     """A pool for an event loop, whose end waits for no thread; `leave` decides about these."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work and return at once, whatever `wait` says."""
+        """Accept no more work and return immediately, whatever `wait` says."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 def leave(exit_code: int) -> None:
     """End the process, without the threads that are still busy after a moment.
 
-    Python would wait for them for ever, and nothing can stop a thread.
+    Python would wait for them forever, and nothing can stop a thread.
     """
     give_up_at_s = time.monotonic() + THREADS_GRACE_S
     busy = []

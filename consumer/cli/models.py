@@ -41,7 +41,7 @@ _COLOURS = {Presence.PRESENT: "green", Presence.MISSING: "red"}
 
 @app.command(name="list")
 def list_(config: ConfigOption = None) -> None:
-    """Show what each profile needs, and what of it is there."""
+    """Show what each profile needs, and what is installed."""
     settings = load_config(config).models
     for profile, models in Catalogue.load(settings.catalogue).root.items():
         directory = settings.directory.expanduser() / profile
@@ -61,12 +61,12 @@ def list_(config: ConfigOption = None) -> None:
 
 @app.command()
 def build(config: ConfigOption = None) -> None:
-    """Put the small models of profile mini together, unless they are there."""
+    """Assemble the small models of the profile mini, unless they exist."""
     settings = load_config(config).models
     if settings.profile != "mini":
         fail(
             f"models.profile is {settings.profile}: only mini can be built; `vortex models fetch`"
-            f" brings the production weights into {settings.profile_directory}",
+            f" fetches the production weights into {settings.profile_directory}",
             EXIT_USAGE,
         )
     directory = settings.profile_directory
@@ -80,23 +80,23 @@ def build(config: ConfigOption = None) -> None:
 @app.command()
 def fetch(
     config: ConfigOption = None,
-    profile: Annotated[str, typer.Option(help="What to fetch.")] = "production",
+    profile: Annotated[str, typer.Option(help="Profile to fetch.")] = "production",
     source: Annotated[
         Path | None,
         typer.Option(
             "--from",
-            help="Take files from here, not from the hub: its cache's layout, or repositories.",
+            help="Copy from this directory instead of the hub: the hub's cache, or repositories.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Take them from the hub's cache on this machine.")
+        bool, typer.Option("--offline", help="Use only the hub's cache on this machine.")
     ] = False,
 ) -> None:
-    """Fetch published models in pinned revisions, check them and write their manifest.
+    """Fetch published models at pinned revisions, check them and write their manifest.
 
-    What was broken off goes on; what is there and whole stays. HF_ENDPOINT, HF_TOKEN, HF_HOME and
+    Resumes interrupted downloads and keeps whole files. HF_ENDPOINT, HF_TOKEN, HF_HOME and
     HF_HUB_OFFLINE apply.
     """
     settings = load_config(config).models
@@ -132,15 +132,15 @@ def fetch(
 def verify(
     config: ConfigOption = None,
     load: Annotated[
-        bool, typer.Option(help="Also load each model, as a worker does; takes its memory.")
+        bool, typer.Option(help="Also load each model, as a worker does; needs its memory.")
     ] = True,
 ) -> None:
     """Check every file of the profile by its checksum, and load each model.
 
-    Says for each model whether it is whole, or the first thing that is wrong. A model that is not
-    whole is not loaded. Exit code 3 if any is wrong.
+    Reports each model as OK, or the first problem. A damaged model is not loaded. Exit code 3 if
+    there is any problem.
     """
-    logging.getLogger().addHandler(logging.NullHandler())  # a library's chat is no verdict
+    logging.getLogger().addHandler(logging.NullHandler())  # only verdicts are printed
     settings = load_config(config)
     directory = settings.models.profile_directory
     manifest = Manifest.read(directory)

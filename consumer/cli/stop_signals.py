@@ -14,11 +14,11 @@ class HeldStop:
     """Keeps the wish to stop until someone takes it over."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Start with no stop requested."""
         self.requested = False
 
     def hold(self) -> None:
-        """Take note of stop signals from now on, instead of ending at once."""
+        """Record stop signals from now on, instead of ending the process."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
 

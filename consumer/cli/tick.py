@@ -19,6 +19,7 @@ from consumer.emitter import TickEmitter
 from consumer.telemetry.tracing import configure_tracing
 from schemas import SlotTick
 from schemas.describe import describe_validation_error
+from vortex.errors import one_line
 
 DEFAULT_SCRIPT = "Good evening. This is a test of the slot service. Thank you for watching."
 DEFAULT_PROMPT = "A portrait of a news presenter in front of a blue wall"
@@ -27,31 +28,31 @@ DEFAULT_PROMPT = "A portrait of a news presenter in front of a blue wall"
 def tick(
     config: ConfigOption = None,
     slot_id: Annotated[int, typer.Option(min=0, help="Slot of the first tick.")] = 0,
-    deadline: Annotated[
-        float, typer.Option(help="Seconds from its emission to the deadline.")
-    ] = 45,
+    deadline: Annotated[float, typer.Option(help="Seconds from emission to the deadline.")] = 45,
     channel: Annotated[str, typer.Option(help="Programme that the slot belongs to.")] = "main",
     script: Annotated[str, typer.Option(help="Words to speak.")] = DEFAULT_SCRIPT,
     prompt: Annotated[str, typer.Option(help="Description of the portrait.")] = DEFAULT_PROMPT,
-    voice: Annotated[str, typer.Option(help="A voice of the worker's.")] = "default",
+    voice: Annotated[str, typer.Option(help="A voice installed on the worker.")] = "default",
     emotion: Annotated[
         str, typer.Option(help="neutral, excited, sad, angry or manic.")
     ] = "neutral",
     speed: Annotated[float, typer.Option(help="Tempo of the speech, 0.8 to 1.2.")] = 1.0,
-    duration: Annotated[float, typer.Option(help="Length of the video in seconds, to 45.")] = 6.0,
+    duration: Annotated[
+        float, typer.Option(help="Length of the video in seconds, at most 45.")
+    ] = 6.0,
     fps: Annotated[int, typer.Option(help="Frames per second, 1 to 60.")] = 12,
     resolution: Annotated[str, typer.Option(help="Width x height in pixels.")] = "128x128",
-    seed: Annotated[int | None, typer.Option(help="Decides all that is random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help="YAML or JSON with a recipe, a tick, or a list of them; instead of flags."
+            help="YAML or JSON with a recipe, a tick, or a list of them; replaces the flags."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many ticks, slot ids counting up.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Number of ticks; slot ids count up.")] = 1,
     rate: Annotated[float, typer.Option(min=0.001, help="Ticks per second.")] = 1.0,
 ) -> None:
-    """Emit one tick or many, and print where each stands in Kafka.
+    """Emit one tick or many, and print the Kafka position of each.
 
     Examples:
 
@@ -113,7 +114,7 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"{file}: {' '.join(str(error).split())}", EXIT_USAGE)
+        fail(f"{file}: {one_line(error)}", EXIT_USAGE)
     for document in content if isinstance(content, list) else [content]:
         if not isinstance(document, dict):
             fail(f"{file}: must hold a recipe, a tick, or a list of them", EXIT_USAGE)

@@ -17,14 +17,15 @@ from schemas import SlotComplete, outcome_json
 
 def watch(
     config: ConfigOption = None,
-    from_start: Annotated[bool, typer.Option(help="Also show what was there before.")] = False,
-    count: Annotated[int | None, typer.Option(help="End after so many results.")] = None,
+    from_start: Annotated[bool, typer.Option(help="Also show earlier results.")] = False,
+    count: Annotated[int | None, typer.Option(help="Stop after this many results.")] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="End after so many seconds; exit code 1 if too few came.")
+        float | None,
+        typer.Option(help="Stop after this many seconds; exit code 1 if too few came."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One event a line, for programs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
 ) -> None:
-    """Show outcomes and dead letters as they are published; Ctrl-C ends it.
+    """Show outcomes and dead letters as they are published; Ctrl-C stops.
 
     Example: `vortex watch --from-start --count 10 --timeout 60 --json`
     """

@@ -2,7 +2,7 @@
 
 `jars.lock` names every jar with its SHA-256, as a Python lock file does, so that a start
 depends on no resolution, and a truncated or foreign download is never run. After changing
-`KAFKA_VERSION`, write it anew with `python -m consumer.embedded_kafka.jars`.
+`KAFKA_VERSION`, regenerate it with `python -m consumer.embedded_kafka.jars`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+
+from vortex.errors import one_line
+from vortex.utils.files import sha256_of
 
 KAFKA_VERSION = "4.3.1"
 MIN_JAVA_VERSION = 17
@@ -32,7 +35,7 @@ _DOWNLOAD_TIMEOUT_S = 30
 
 
 class EmbeddedKafkaError(Exception):
-    """The embedded broker cannot be had; the message is one line that says what to do."""
+    """The embedded broker cannot be started; the message is one line that says what to do."""
 
 
 def cache_directory() -> Path:
@@ -150,7 +153,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
         jar = context.project(group, artifact).at_version(version).artifact()
         try:
             path = Path(jar.resolve())
-            if _sha256(path) != sha256:  # half-written, perhaps, by a process that was killed
+            if sha256_of(path) != sha256:  # half-written, perhaps, by a process that was killed
                 path.unlink()
                 path = Path(jar.resolve())
         except (OSError, RuntimeError) as error:  # requests' own errors are OSErrors
@@ -158,7 +161,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
                 f"artifacts of Apache Kafka {KAFKA_VERSION} cannot be resolved (offline?):"
                 f" {coordinate}: {_root_cause(error)}"
             ) from error
-        if _sha256(path) != sha256:
+        if sha256_of(path) != sha256:
             path.unlink()
             raise EmbeddedKafkaError(f"{coordinate} is not the expected file: its SHA-256 differs")
         return path
@@ -172,16 +175,11 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
             raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _root_cause(error: BaseException) -> str:
-    """Say what an HTTP library's nested errors began with, in one line."""
+    """Return in one line what an HTTP library's nested errors started from."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error)
 
 
 def require_packages(*names: str) -> None:
@@ -202,7 +200,7 @@ def _write_lock() -> None:
         for artifact in artifacts
     }
     LOCK_PATH.write_text(
-        "".join(f"{coordinate} {_sha256(jars[coordinate])}\n" for coordinate in sorted(jars)),
+        "".join(f"{coordinate} {sha256_of(jars[coordinate])}\n" for coordinate in sorted(jars)),
         encoding="utf-8",
     )
 

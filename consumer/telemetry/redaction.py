@@ -16,7 +16,7 @@ _MAX_DEPTH = 8
 
 # Whole words only: `script_chars` is a count. `input` is where a pydantic error keeps bad content.
 _CONTENT_KEY = re.compile(r"(?:^|[._-])(?:script|prompt)s?$|^input$", re.IGNORECASE)
-# A tokenizer is no token.
+# A tokenizer is not a token.
 _SECRET_KEY = re.compile(
     r"passw(?:or)?d|secret|token(?!i[sz])|sasl|credential|api[._-]?key|authorization", re.IGNORECASE
 )

@@ -110,7 +110,7 @@ def test_download_that_is_cut_for_good_goes_on_in_the_next_call(command: Command
         command.endpoint = hub.endpoint
         message = command.refusal("fetch")
         assert message.startswith("someone/large: model.safetensors did not come from http://127.")
-        assert "run it again to go on" in message
+        assert "run it again to resume" in message
         assert not (command.production / "manifest.json").exists()
         hub.cuts.clear()
         hub.requests.clear()

@@ -19,7 +19,6 @@ import pytest
 import soxr
 from pocketsphinx import Decoder
 
-from consumer.artifacts.media import sha256_of
 from consumer.config import WorkerConfig
 from consumer.engine.base import SlotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
@@ -27,6 +26,7 @@ from consumer.job import TickKey
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech
 from vortex.slot import as_recipe
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.files import sha256_of
 
 pytestmark = pytest.mark.models
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from kokoro.model import KModel
 from kokoro_onnx.config import DEFAULT_VOCAB
+
+needs_kokoro = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="the package kokoro is not released for Python 3.13"
+)
 
 VOICES = ("af_heart", "bm_george")
 CONFIG: dict[str, Any] = {
@@ -72,6 +77,8 @@ def library_model(directory: Path | None = None) -> torch.nn.Module:
     torch.save({}, nothing)
     nothing.seek(0)
     weights: Any = nothing if directory is None else directory / "kokoro-v1_0.pth"
+    from kokoro.model import KModel
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: torch.nn.Module = KModel(repo_id="small", config=CONFIG, model=weights)

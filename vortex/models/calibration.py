@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from schemas.describe import describe_validation_error
 from vortex.errors import VortexInitializationError
 
 FILE_NAME = "calibration.json"
@@ -37,11 +38,9 @@ class Calibration(BaseModel):
         except (OSError, UnicodeDecodeError) as error:
             raise VortexInitializationError(f"{path}: cannot be read: {error}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            entry = ".".join(str(part) for part in first["loc"]) or "content"
             raise VortexInitializationError(
-                f"{path}: {entry}: {first['msg']}, got {first['input']!r:.60}; calibrate the model"
-                " anew, or remove the file"
+                f"{path}: {describe_validation_error(error)}; calibrate the model again, or remove"
+                " the file"
             ) from error
 
     def apply(self, cosines: torch.Tensor) -> torch.Tensor:

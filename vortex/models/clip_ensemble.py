@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.models.calibration import Calibration
 from vortex.models.footprint import held_bytes
 from vortex.models.int8 import quantize_rows
@@ -181,9 +181,8 @@ class ClipEncoder:
             config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
             preprocessing = config["preprocess_cfg"]
         except Exception as error:  # the libraries behind it have errors of their own
-            reason = " ".join(str(error).split())[:300]
             raise VortexInitializationError(
-                f"{directory.name}: {directory} cannot be loaded: {reason}"
+                f"{directory.name}: {directory} cannot be loaded: {one_line(error)}"
             ) from error
         model.eval().requires_grad_(False)
         if quantization == "int8":
@@ -236,7 +235,6 @@ class DualClip:
     """Two CLIP models that judge together. Blocking; one call at a time."""
 
     def __init__(self, base: ClipEncoder, large: ClipEncoder) -> None:
-        """Take the two loaded models."""
         self._base = base
         self._large = large
 
@@ -283,7 +281,7 @@ class DualClip:
             token: polled before each model.
 
         Raises:
-            ValueError: the video has no frames, or values that are no numbers.
+            ValueError: the video has no frames, or NaN or infinite values.
             StageCancelled: the token was cancelled.
         """
         if video.ndim != 4 or video.shape[0] == 0:
@@ -291,7 +289,7 @@ class DualClip:
         frames = video[keyframe_indices(video.shape[0])]
         frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
         if not torch.isfinite(frames).all():
-            raise ValueError("the video has values that are no numbers")
+            raise ValueError("the video has NaN or infinite values")
         texts = [PROMPT_PREFIX + text for text in (prompt, *banned_concepts, *required_concepts)]
         cosines, scores, embeddings = [], [], []
         for model in (self._base, self._large):

@@ -13,7 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.models.flux_tensors import check_flux_tensors
 from vortex.models.quantization import Quantization, needed_bytes, quantize
 from vortex.utils.cancellation import CancellationToken
@@ -41,7 +41,6 @@ class FluxImage:
     """
 
     def __init__(self, pipeline: FluxPipeline) -> None:
-        """Take a loaded pipeline; see `load`."""
         self._pipeline = pipeline
         self._max_t5_tokens = int(pipeline.tokenizer_2.model_max_length)
 
@@ -79,9 +78,8 @@ class FluxImage:
                 str(directory), dtype=dtype, local_files_only=True, use_safetensors=True
             )
         except Exception as error:  # the libraries behind it have errors of their own
-            reason = " ".join(str(error).split())[:300]
             raise VortexInitializationError(
-                f"flux: {directory} cannot be loaded: {reason}"
+                f"flux: {directory} cannot be loaded: {one_line(error)}"
             ) from error
         image = cls(pipeline)
         methods: dict[str, Quantization] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextModel, T5EncoderModel
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 
 _PARTS = {
     "text_encoder": CLIPTextModel,
@@ -20,7 +20,6 @@ _WRONG = {
     "unexpected_keys": "is not known",
     "mismatched_keys": "is of another shape",
 }
-_MESSAGE_CHARS = 300
 
 
 def check_flux_tensors(directory: Path) -> None:
@@ -32,7 +31,7 @@ def check_flux_tensors(directory: Path) -> None:
         directory: as `FluxPipeline.save_pretrained` writes it.
 
     Raises:
-        VortexInitializationError: a tensor or file is missing or superfluous, or does not fit.
+        VortexInitializationError: a tensor or file is missing or unexpected, or does not fit.
     """
     for part, network in _PARTS.items():
         if not (directory / part).is_dir():
@@ -47,9 +46,8 @@ def check_flux_tensors(directory: Path) -> None:
                 use_safetensors=True,
             )
         except Exception as error:  # the libraries behind it have errors of their own
-            reason = " ".join(str(error).split())[:_MESSAGE_CHARS]
             raise VortexInitializationError(
-                f"flux: {directory / part} cannot be loaded: {reason}"
+                f"flux: {directory / part} cannot be loaded: {one_line(error)}"
             ) from error
         for kind, what in _WRONG.items():
             if names := sorted(map(str, report[kind])):

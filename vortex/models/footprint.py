@@ -41,7 +41,7 @@ def held_bytes_by_part(models: Mapping[str, object]) -> dict[str, int]:
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     for tensor in [*module.parameters(), *module.buffers()]:
         yield from _inner(tensor)
-        # bitsandbytes keeps the scales beside the weight, out of the module's sight.
+        # bitsandbytes keeps the scales next to the weight, out of the module's sight.
         yield from _of_state(getattr(tensor, "quant_state", None))
 
 

@@ -1,4 +1,4 @@
-"""Weights as INT8 rows, in any module: also in attention, whose input weight is no linear layer."""
+"""Weights as INT8 rows, in any module, attention included, whose weights are in no linear layer."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ def shipped_weights() -> Path:
 def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -> None:
     """Put every model of the profile into a directory.
 
-    The directory appears by a rename when it is whole, so builders side by side do no harm.
+    The directory appears by a rename when it is whole, so concurrent builders do no harm.
 
     Args:
         target: the profile's directory. One that was built from other weights than the package
-            ships now is built anew; any other that exists is kept as it is.
+            ships now is rebuilt; any other that exists is kept as it is.
         progress: told what is being done.
 
     Raises:

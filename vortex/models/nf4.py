@@ -20,12 +20,12 @@ class Nf4Linear(Linear4bit):
         device: torch.device,
         compute_dtype: torch.dtype,
     ) -> None:
-        """Quantise a layer's weight on the device that it shall be on.
+        """Quantise a layer's weight on its target device.
 
         Args:
             linear: of full precision.
             block: how many weights share a scale.
-            device: where the layer shall be.
+            device: where the layer is placed.
             compute_dtype: what the weight is unpacked to.
         """
         super().__init__(  # type: ignore[no-untyped-call] # a gap of its own

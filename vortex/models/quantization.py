@@ -46,7 +46,7 @@ def quantize(
     Args:
         network: on the CPU, in evaluation mode.
         method: `none` only moves it.
-        device: where it shall be.
+        device: where it is placed.
         compute_dtype: what the weights are unpacked to when they are used.
 
     Raises:

@@ -35,7 +35,7 @@ class VRAMMonitor:
         hard_limit_bytes: int,
         read_allocated_bytes: Callable[[], int],
     ) -> None:
-        """Take the limits.
+        """Nothing is read before `check` or `watching`.
 
         Args:
             soft_limit_bytes: use above it is warned of.

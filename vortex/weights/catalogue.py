@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Discriminator, Field, RootModel, Tag, ValidationError
 
+from schemas.describe import describe_validation_error
 from vortex.config import Section
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 
 PACKAGED = Path(__file__).parent / "data" / "catalogue.yaml"
 
@@ -104,15 +105,12 @@ class Catalogue(RootModel[dict[str, Profile]]):
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
             return cls.model_validate(content)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}, got {wrong['input']!r:.60}"
-                for wrong in error.errors()
-            )
-            raise VortexInitializationError(f"catalogue {path}: {problems}") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
             raise VortexInitializationError(
-                f"catalogue {path} cannot be read: {reason}; set models.catalogue"
+                f"catalogue {path}: {describe_validation_error(error)}"
+            ) from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise VortexInitializationError(
+                f"catalogue {path} cannot be read: {one_line(error)}; set models.catalogue"
             ) from error
 
     @property

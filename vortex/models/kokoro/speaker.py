@@ -35,7 +35,7 @@ _SOUNDS_EARLY_S = 0.06
 
 @dataclass(frozen=True)
 class _Emotion:
-    """How an emotion sounds beside the voice's neutral reading."""
+    """How an emotion sounds compared with the voice's neutral reading."""
 
     tempo: float
     pitch: float
@@ -195,7 +195,7 @@ class KokoroSpeech:
         tokens = self._tokenizer.tokenize(symbols)
         waveform, durations = self._backend.run(tokens, voice_id, tempo, token=token)
         if not np.isfinite(waveform).all():
-            raise ValueError("kokoro: the speech has values that are no numbers")
+            raise ValueError("kokoro: the speech has NaN or infinite values")
         edges = token_edges(durations, len(waveform))[1:]  # the marker of the beginning left out
         waveform, (first, _) = trim(waveform)
         edges_s = np.clip(edges - first, 0, len(waveform)) / SAMPLE_RATE_HZ

@@ -19,7 +19,7 @@ _FADE_SAMPLES = SAMPLE_RATE_HZ // 50
 _SHORTEST_SENTENCE_S = 0.4
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 _CLAUSE_ENDS = ",;:—-"
-# To the phonemizer a null byte is the end of its text, and half a surrogate pair is no text.
+# To the phonemizer a null byte is the end of its text, and half a surrogate pair is not text.
 _UNWRITABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), " ")
 
 Said = tuple[np.ndarray, list[TimedPhoneme]]
@@ -52,7 +52,7 @@ class SpeechStream:
         max_duration_s: float,
         token: CancellationToken,
     ) -> None:
-        """Take what is needed later; nothing is spoken yet.
+        """Nothing is spoken until the first piece is read.
 
         Args:
             script: all sentences.

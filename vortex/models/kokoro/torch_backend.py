@@ -138,7 +138,8 @@ def _build(config: dict[str, Any], path: Path) -> nn.Module:
         from kokoro.model import KModel
     except ModuleNotFoundError as error:
         raise VortexInitializationError(
-            f"kokoro: the package {error.name} is missing; install vortex-slots[production]"
+            f"kokoro: the package {error.name} is missing; install vortex-slots[production] with"
+            " Python 3.11 or 3.12 (kokoro has no release for 3.13)"
         ) from error
     # Given no weights, the library would fetch them; what does not fit, it would leave random.
     nothing = io.BytesIO()

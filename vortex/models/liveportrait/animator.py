@@ -18,7 +18,6 @@ class LivePortraitAnimator:
     """Makes a portrait speak."""
 
     def __init__(self, model: LivePortrait) -> None:
-        """Take the loaded model."""
         self._model = model
 
     @property

@@ -118,8 +118,8 @@ def retargeted(
     Args:
         network: the lip or the eye network.
         source: `[1, 21, 3]`.
-        openings: for the lips, how open they are and shall be, `[n, 2]`; for the eyes, how open
-            each is and both shall be, `[n, 3]`. A closed lip or eye is 0.
+        openings: for the lips, how open they are and should be, `[n, 2]`; for the eyes, how open
+            each is and both should be, `[n, 3]`. A closed lip or eye is 0.
 
     Returns:
         To be added to driving keypoints, `[n, 21, 3]`.

@@ -53,7 +53,7 @@ class LivePortrait:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Take loaded networks over, fold their constants and move them to the device."""
+        """Fold the networks' constants and move them to the device."""
         self.output_size = dims.output_size
         self._image_size = dims.image_size
         self._device = device
@@ -84,7 +84,7 @@ class LivePortrait:
             dtype: of warping and generator.
 
         Raises:
-            VortexInitializationError: a file or a tensor is missing, superfluous or damaged, or the
+            VortexInitializationError: a file or a tensor is missing, unexpected or damaged, or the
                 device is full.
         """
         inner = directory / "liveportrait"
@@ -139,7 +139,7 @@ class LivePortrait:
 
         Args:
             source: the prepared picture.
-            openings: how open the source's lips are and shall be, `[n, 2]`; 0 is closed.
+            openings: how open the source's lips are and should be, `[n, 2]`; 0 is closed.
         """
         wanted = openings.to(self._device, torch.float32)
         return retargeted(self._networks.lip, source.keypoints, wanted)
@@ -150,7 +150,7 @@ class LivePortrait:
 
         Args:
             source: the prepared picture.
-            openings: how open each of the source's eyes is and both shall be, `[n, 3]`; 0 is shut.
+            openings: how open each of the source's eyes is and both should be, `[n, 3]`; 0 is shut.
         """
         wanted = openings.to(self._device, torch.float32)
         return retargeted(self._networks.eye, source.keypoints, wanted)

@@ -180,8 +180,8 @@ def test_damaged_file_alone_is_fetched_again(damage: bytes, place: Place) -> Non
     weights.write_bytes(damage)
     place.watcher.steps.clear()
     place.fetch()
-    assert [step for step in place.watcher.steps if step.startswith("taking")] == [
-        "taking flux/model.safetensors"
+    assert [step for step in place.watcher.steps if step.startswith("copying")] == [
+        "copying flux/model.safetensors"
     ]
     assert place.check() == dict.fromkeys(MODELS, REVISION)
 
@@ -205,7 +205,7 @@ def test_whole_models_need_no_source(place: Place, tmp_path: Path) -> None:
 def test_second_fetch_into_the_same_directory_is_refused(place: Place) -> None:
     class Curious(Watcher):
         def start(self, total_bytes: int) -> None:
-            assert "another process fetches models into" in place.refusal()
+            assert "another process is fetching models into" in place.refusal()
             super().start(total_bytes)
 
     fetch(place.directory, progress=Curious(), source=place.source, catalogue=place.catalogue)
@@ -271,7 +271,7 @@ def test_other_revision_than_the_catalogues_is_refused(place: Place) -> None:
         (lambda files: files.pop("config.json"), "does not list config.json"),
         (
             lambda files: files.update({"more.safetensors": {"bytes": 0, "sha256": ""}}),
-            "lists more.safetensors, which is no part of someone/large",
+            "lists more.safetensors, which is not part of someone/large",
         ),
     ],
     ids=["another checksum", "a file less", "a file more"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.kokoro_checkpoint import write_published
+from tests.support.kokoro_checkpoint import CONFIG, needs_kokoro, write_published
+from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.backend import SAMPLES_PER_UNIT, KokoroBackend
 from vortex.models.kokoro.load_backend import load_backend
 from vortex.utils.cancellation import CancellationToken, StageCancelled
@@ -22,7 +25,7 @@ FEW = [43 + i % 60 for i in range(20)]
 MANY = [43 + i % 60 for i in range(200)]
 
 
-@pytest.fixture(scope="module", params=["onnx", "torch"])
+@pytest.fixture(scope="module", params=["onnx", pytest.param("torch", marks=needs_kokoro)])
 def backend(
     request: pytest.FixtureRequest, mini_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KokoroBackend]:
@@ -75,6 +78,7 @@ def test_failure_of_the_network_is_not_taken_for_a_cancellation(backend: KokoroB
     assert not isinstance(caught.value, StageCancelled)
 
 
+@needs_kokoro
 def test_torch_networks_do_not_stop_one_another(tmp_path: Path) -> None:
     """The library shares modules between all its networks."""
     write_published(tmp_path / "kokoro")
@@ -84,3 +88,12 @@ def test_torch_networks_do_not_stop_one_another(tmp_path: Path) -> None:
     token.cancel()
     other.run(FEW, other.voices[0], 1.0, token=CancellationToken())
     shutil.rmtree(tmp_path / "kokoro")
+
+
+def test_missing_package_names_the_versions_of_python_that_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setitem(sys.modules, "kokoro.istftnet", None)
+    with pytest.raises(VortexInitializationError, match=r"kokoro.* is missing; .*3\.11 or 3\.12"):
+        load_backend(tmp_path)

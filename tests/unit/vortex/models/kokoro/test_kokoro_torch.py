@@ -17,7 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.support.kokoro_checkpoint import CONFIG, VOICES, library_model, write_published
+from tests.support.kokoro_checkpoint import (
+    CONFIG,
+    VOICES,
+    library_model,
+    needs_kokoro,
+    write_published,
+)
 from vortex.errors import VortexInitializationError
 from vortex.models.kokoro import KokoroSpeech, Speech
 from vortex.models.kokoro.backend import SAMPLES_PER_UNIT
@@ -25,6 +31,8 @@ from vortex.models.kokoro.load_backend import load_backend
 from vortex.models.kokoro.torch_backend import TorchBackend
 from vortex.models.kokoro.voices import style_of
 from vortex.utils.cancellation import CancellationToken, StageCancelled
+
+pytestmark = needs_kokoro
 
 TOKENS = tuple(range(43, 63))
 SCRIPT = "Good evening. It rains in the north."
