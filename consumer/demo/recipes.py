@@ -8,13 +8,13 @@ from typing import Any
 from consumer.demo.tick import EXPIRED, MADE, UNREADABLE, DemoTick
 from consumer.demo.voices import choose_voice
 from schemas import Recipe
+from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S
 
 DUE_IN_S = 90.0
 _EXPIRED_SINCE_S = 5.0
 _FORMAT = {"fps": 12, "resolution": "128x128"}
 _DURATION_S = 6.0
 _LONGEST_GUESS_S = 15.0  # so that two busy cores speak it within a stage's time limit
-_SPOKEN_CHARS_PER_S = 13.0
 
 # Faces that the small image model can draw. Of the voices, the first that is installed speaks.
 _OURS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -122,7 +122,7 @@ def own_recipe(
     ours = _OURS[0][1]
     script = ours["audio_track"]["script"] if script is None else script
     if duration_s is None:
-        spoken_s = len(script) / _SPOKEN_CHARS_PER_S + 1
+        spoken_s = len(script) / SPOKEN_CHARACTERS_PER_S + 1
         duration_s = round(min(max(_DURATION_S, spoken_s), _LONGEST_GUESS_S), 1)
     visual = {"prompt": ours["visual_track"]["prompt"] if prompt is None else prompt}
     return Recipe.model_validate(

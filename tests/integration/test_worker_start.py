@@ -255,8 +255,18 @@ async def test_worker_that_loads_models_stops_within_seconds(
         assert "Stopped" in await asyncio.to_thread(stopped, process)
 
 
+def threads_below(pid: int) -> list[Path]:
+    """Return the threads of a process and of its children, as folders of `/proc`."""
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    children = [
+        int(child) for thread in threads for child in (thread / "children").read_text().split()
+    ]
+    return threads + [thread for child in children for thread in threads_below(child)]
+
+
+@pytest.mark.parametrize("host", ["process", "inline"])
 async def test_worker_whose_engine_blocks_in_a_thread_stops_within_seconds(
-    make_lane: MakeLane, tmp_path: Path
+    host: str, make_lane: MakeLane, tmp_path: Path
 ) -> None:
     lane = await make_lane()
     manifest = tmp_path / "models" / "mini" / "manifest.json"
@@ -265,10 +275,10 @@ async def test_worker_whose_engine_blocks_in_a_thread_stops_within_seconds(
     variables = kafka_variables(lane.config) | {
         "VORTEX__MODELS__DIRECTORY": str(tmp_path / "models"),
         "VORTEX__ARTIFACTS__URL": str(tmp_path / "slots"),
+        "VORTEX__ENGINE__HOST": host,
     }
     with starting_worker(variables) as process:
-        tasks = Path(f"/proc/{process.pid}/task")
-        await until(lambda: any(blocked_on_a_pipe(task) for task in tasks.iterdir()))
+        await until(lambda: any(map(blocked_on_a_pipe, threads_below(process.pid))))
         events = await asyncio.to_thread(stopped, process)
     assert "Stopped" in events
     assert events[-1] == "Ended without threads that are still busy"

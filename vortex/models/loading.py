@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vortex.config import VortexConfig
-from vortex.errors import VortexInitializationError
+from vortex.errors import VortexInitializationError, one_line
 from vortex.models.quantization import clip_quantization, flux_quantization
 from vortex.utils.device import device_of
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vortex.models.flux import FluxImage
     from vortex.models.kokoro import KokoroSpeech
     from vortex.models.liveportrait import LivePortrait
-
-_MESSAGE_CHARS = 200
 
 
 def load_flux(folder: Path, config: VortexConfig, device: torch.device) -> FluxImage:
@@ -96,9 +94,8 @@ def try_loading(name: str, directory: Path, config: VortexConfig) -> None:
     except (VortexInitializationError, ModuleNotFoundError):
         raise
     except Exception as error:  # of libraries, over parts that do not fit or memory that is short
-        reason = " ".join(str(error).split())[:_MESSAGE_CHARS] or type(error).__name__
         raise VortexInitializationError(
-            f"{name}: {directory / name} cannot be loaded on {device}: {reason}"
+            f"{name}: {directory / name} cannot be loaded on {device}: {one_line(error)}"
         ) from error
     finally:
         gc.collect()

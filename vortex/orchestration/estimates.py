@@ -14,7 +14,8 @@ from schemas import Recipe
 STAGES = ("audio", "image", "video", "clip")
 
 _WINDOW = 15
-_CHARACTERS_PER_SECOND = 15.0  # of English speech at speed 1
+SPOKEN_CHARACTERS_PER_S = 13.0
+"""Of English at speed 1: the slower of the small profile's voices; the quickest speak 15."""
 
 # A frame of 512x512 is one unit of video: animation, at the model's own size, and scaling and
 # encoding, which grow with the frame. Two CPU cores, profile mini, 2026-11-24: 45 to 60 ms for the
@@ -33,7 +34,7 @@ def work_units(recipe: Recipe) -> dict[str, float]:
     little less; a portrait and a self-check are one unit.
     """
     params = recipe.slot_params
-    speech_s = len(recipe.audio_track.script) / _CHARACTERS_PER_SECOND
+    speech_s = len(recipe.audio_track.script) / SPOKEN_CHARACTERS_PER_S
     frame_units = _FRAME_UNITS + _PIXEL_UNITS * params.width * params.height
     return {
         "audio": max(1.0, min(params.duration_sec, speech_s)),

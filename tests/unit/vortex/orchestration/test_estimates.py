@@ -70,7 +70,7 @@ def test_audio_grows_with_the_script_until_the_slot_is_full() -> None:
         return work_units(recipe_of("x" * characters, duration_sec=10))["audio"]
 
     assert audio_units(1) == 1.0
-    assert audio_units(75) == 5.0
+    assert audio_units(65) == 5.0
     assert audio_units(5000) == 10.0
 
 
