@@ -247,7 +247,12 @@ class Worker:
         paused = self._consumer.paused()
         for partition in self._consumer.assignment():
             owner = self._partitions.get(partition)
-            wanted = self._open_to_ticks and owner is not None and owner.wants_ticks
+            wanted = (
+                self._open_to_ticks
+                and owner is not None
+                and owner.wants_ticks
+                and partition not in self._standing
+            )
             if wanted and partition in paused:
                 self._consumer.resume(partition)
             elif not wanted and partition not in paused:
@@ -400,6 +405,7 @@ class Worker:
             await asyncio.wait({serving})
             await self._drain()
             await _within(STOP_TIMEOUT_S, polling)
+            await self._reader.stop()
 
     def _fail(self, task: str, error: BaseException | None) -> None:
         """Take note that a task ended that was not told to, and stop; the first one is raised."""
