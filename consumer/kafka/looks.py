@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from consumer.kafka.done_map import DoneMapError, decode_done
+from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.tolerant_fetch import TolerantFetch, describe, fetch_tolerantly
 
 ANSWER_TIMEOUT_S = 2.0
@@ -27,6 +29,8 @@ class Seen:
     """Where the log begins, if the position is outside it."""
     unanswered: str | None = None
     """Why there is no answer."""
+    committed: CommitPoint | None = None
+    """What is committed, as far as is known, if what was found cannot be read."""
 
 
 class Looks:
@@ -83,4 +87,15 @@ class Looks:
             return Seen(position, unanswered=reason)
         except KafkaError as error:
             return Seen(position, unanswered=describe(error))
-        return Seen(position, fetched)
+        committed = None if fetched.problem is None else await self._committed(partition)
+        return Seen(position, fetched, committed=committed)
+
+    async def _committed(self, partition: TopicPartition) -> CommitPoint | None:
+        """Return what is committed, which may be old; enough of a hint to claim again."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                found = await self._consumer._coordinator.fetch_committed_offsets([partition])
+            point = found[partition]
+            return CommitPoint(point.offset, frozenset(decode_done(point.offset, point.metadata)))
+        except (KafkaError, KeyError, TimeoutError, DoneMapError):
+            return None

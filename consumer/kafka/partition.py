@@ -94,6 +94,11 @@ class Partition:
         return self._ledger.position
 
     @property
+    def claimed(self) -> bool:
+        """Whether the partition is claimed: nobody else can publish for it."""
+        return self._reading
+
+    @property
     def wants_ticks(self) -> bool:
         """Whether reading may go on: the partition is claimed, and the window has room."""
         return self._reading and self._ledger.span < self._config.window
@@ -132,6 +137,15 @@ class Partition:
     def skip_to(self, offset: int) -> None:
         """Take note that Kafka has no records below an offset any more."""
         self._ledger.skip_to(offset)
+
+    def skip_finished(self, offset: int) -> bool:
+        """Go on behind an offset that cannot be read, if it has its outcome; return whether so."""
+        return self._ledger.skip_finished(offset)
+
+    def claim_again(self) -> None:
+        """Look at what is committed: someone else may have written outcomes."""
+        if self._assigned.is_set():
+            self.assigned()
 
     def decide(self, decision: Decision) -> None:
         """Have the decision published; ignored if the tick is no longer ours to decide."""

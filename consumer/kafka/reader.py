@@ -22,6 +22,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord
 
+from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.looks import Looks, Seen
 
 WAIT_MS = 50
@@ -63,6 +64,12 @@ class InputPartition(Protocol):
 
     def skip_to(self, offset: int) -> None:
         """Take note that Kafka has no records below an offset."""
+
+    def skip_finished(self, offset: int) -> bool:
+        """Go on behind an offset, if it has its outcome; return whether so."""
+
+    def claim_again(self) -> None:
+        """Look at what is committed."""
 
 
 @dataclass(frozen=True)
@@ -337,11 +344,28 @@ class TickReader:
         elif records := seen.fetched.records[:room]:
             return len(records) if self._hand_on(partition, owner, records) else 0
         elif (problem := seen.fetched.problem) is not None:
-            self._stand_still(partition, max(seen.position, seen.fetched.next_offset), problem)
+            offset = max(seen.position, seen.fetched.next_offset)
+            self._meet(partition, owner, offset, problem, seen.committed)
         elif not seen.fetched.records:
             owner.skip_to(seen.fetched.next_offset)
             self._move_again(partition)
         return 0
+
+    def _meet(
+        self,
+        partition: TopicPartition,
+        owner: InputPartition,
+        offset: int,
+        problem: str,
+        committed: CommitPoint | None,
+    ) -> None:
+        """Stand still before what cannot be read, unless an operator has had it skipped."""
+        if owner.skip_finished(offset):
+            self._move_again(partition)
+            return
+        self._stand_still(partition, offset, problem)
+        if committed is not None and committed.is_past(offset):
+            owner.claim_again()
 
     def _go_on_at(self, partition: TopicPartition, owner: InputPartition, start: int) -> None:
         """Go on where the log begins now, if it begins behind the owner's position."""

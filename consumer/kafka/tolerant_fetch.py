@@ -12,17 +12,25 @@ from dataclasses import dataclass
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    LeaderNotAvailableError,
+    UnknownError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord
 
 MAX_FETCH_BYTES = 1024 * 1024
-MAX_WAIT_MS = 100
 MAX_REASON_CHARS = 200
 
 _FIRST_MAGIC_WITH_HEADERS = 2
+
+_DAMAGE = (CorruptRecordException, UnknownError)
+"""How a broker answers that fails over the bytes on its disk."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ async def fetch_tolerantly(
     answer = await client.send(
         leader,
         FetchRequest(
-            MAX_WAIT_MS,
-            1,
+            0,  # the broker answers at once,
+            0,  # whether there is anything or not
             MAX_FETCH_BYTES,
             READ_COMMITTED,
             [(topic, [(number, offset, MAX_FETCH_BYTES)])],
@@ -77,8 +85,10 @@ async def fetch_tolerantly(
     )
     [(_, [(_, error_code, _, end_offset, *data)])] = answer.topics
     if error_code != 0:
-        error: type[KafkaError] = for_code(error_code)
-        raise error(f"the broker cannot read offset {offset}")
+        error: KafkaError = for_code(error_code)(f"the broker cannot read offset {offset}")
+        if isinstance(error, _DAMAGE):
+            return TolerantFetch((), offset, offset, end_offset, error)
+        raise error
     # From version 11 on a preferred replica stands between the two.
     aborted, content = data[-3] if answer.API_VERSION >= 11 else data[-2], data[-1]
     return _parse(partition, content, aborted, offset, end_offset, max_records)
