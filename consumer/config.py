@@ -107,10 +107,17 @@ class LoggingConfig(Section):
     format: Literal["json", "console"]
 
 
+class HealthConfig(Section):
+    """Where health is served over HTTP."""
+
+    address: str | None = Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):[0-9]{1,5}$")
+
+
 class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
     kafka: KafkaConfig
     artifacts: ArtifactsConfig
     telemetry: TelemetryConfig
+    health: HealthConfig
     logging: LoggingConfig

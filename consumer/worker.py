@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -77,15 +77,22 @@ class Worker:
     """
 
     def __init__(
-        self, config: KafkaConfig, engine: Engine, *, worker_id: str | None = None
+        self,
+        config: KafkaConfig,
+        engine: Engine,
+        *,
+        worker_id: str | None = None,
+        store_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Take the engine, not yet started; `run` starts it and stops it.
+        """Create a worker that does nothing yet; `run` starts and stops the engine.
 
         Args:
             config: brokers, topics and limits.
-            engine: makes the slots.
+            engine: makes the slots; not yet started.
             worker_id: names this worker in outcomes, spans and at the brokers; by default host
                 name and process id.
+            store_problem: returns why nothing can be stored at present, None if it can; must
+                answer at once.
         """
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
@@ -100,6 +107,8 @@ class Worker:
         self._watched = WatchedTasks(self._fail)
         self._failure: BaseException | None = None
         self._started = asyncio.Event()
+        self._joined = False
+        self._store_problem = store_problem
         self._standing: Mapping[TopicPartition, Fault] = {}
         self._queue_full = False
         self._open_to_ticks = True
@@ -115,6 +124,22 @@ class Worker:
     def standing(self) -> Mapping[TopicPartition, Fault]:
         """The partitions whose next record cannot be read, and why."""
         return self._standing
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return what keeps the worker from serving a tick now: each check to its problem."""
+        unclaimed = [str(each.partition) for each, p in self._partitions.items() if not p.claimed]
+        standing = [
+            f"{each.topic}/{each.partition} at offset {fault.offset}: {fault.reason}"
+            for each, fault in self._standing.items()
+        ]
+        return {
+            "worker": "is stopping" if self._stop_requested.is_set() else None,
+            "engine": None if self._dispatcher.engine_ready else "has not started",
+            "group": None if self._joined else "has no assignment yet",
+            "claims": f"not claimed: partition {', '.join(unclaimed)}" if unclaimed else None,
+            "reading": "; ".join(standing) or None,
+            "store": self._store_problem(),
+        }
 
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
@@ -279,6 +304,7 @@ class Worker:
 
     def partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Stop reading; work goes on, since most partitions come back."""
+        self._joined = False
         for partition in revoked:
             if partition in self._partitions:
                 self._partitions[partition].revoked()
@@ -294,6 +320,7 @@ class Worker:
                     continue  # nothing will be read from it, and nobody would give it up
                 self._add(partition)
             self._partitions[partition].assigned()
+        self._joined = True
         self._update_flow()
 
     def _add(self, partition: TopicPartition) -> None:
