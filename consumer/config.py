@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, model_validator
 
+from schemas import Delivery
 from vortex.config import Section, VortexConfig
 
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
@@ -48,6 +49,8 @@ class KafkaConfig(Section):
 
     bootstrap_servers: str = Field(pattern=r"^[^\s,]+:[0-9]+(,[^\s,]+:[0-9]+)*$")
     group_id: str = Field(min_length=1, max_length=249)
+    group_instance_id: str | None = Field(pattern=TOPIC)
+    delivery: Delivery
     topics: TopicsConfig
     security: SecurityConfig
     start_timeout_s: float = Field(ge=0)

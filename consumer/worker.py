@@ -24,6 +24,7 @@ from consumer.dispatcher import Dispatcher, Made
 from consumer.engine.base import Engine, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
+from consumer.kafka.at_least_once import AtLeastOncePublisher
 from consumer.kafka.clients import (
     KafkaUnreachableError,
     background_tasks,
@@ -32,7 +33,7 @@ from consumer.kafka.clients import (
     make_consumer,
 )
 from consumer.kafka.partition import Partition
-from consumer.kafka.publisher import TransactionalPublisher
+from consumer.kafka.publisher import Publisher, TransactionalPublisher
 from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
@@ -98,7 +99,11 @@ class Worker:
         self._config = config
         self._topic = config.topics.ticks
         self._engine = engine
-        info = WorkerInfo(id=self.worker_id, version=importlib.metadata.version("vortex-slots"))
+        info = WorkerInfo(
+            id=self.worker_id,
+            version=importlib.metadata.version("vortex-slots"),
+            delivery=config.delivery,
+        )
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
         self._dispatcher = Dispatcher(engine, Admission(engine), self._decide)
         self._partitions: dict[TopicPartition, Partition] = {}
@@ -154,6 +159,10 @@ class Worker:
             EngineStartError: the engine cannot start.
             WorkerFailedError: a task ended that was not told to; start another worker.
         """
+        logger.info(
+            "Worker starts",
+            extra={"delivery": self._config.delivery, "group": self._config.group_id},
+        )
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
         self._reader = TickReader(self._consumer, self._receive)
         self._standing = self._reader.standing
@@ -328,7 +337,7 @@ class Worker:
             partition,
             self._config,
             self._consumer,
-            TransactionalPublisher(self._config, partition, client_id=self.worker_id),
+            self._publisher(partition),
             client_id=self.worker_id,
             on_ready=self._update_flow,
             on_past=self._dispatcher.drop,
@@ -336,6 +345,13 @@ class Worker:
         self._partitions[partition] = owner
         self._tasks[partition] = self._watched.start(
             f"partition {partition.partition}", owner.run()
+        )
+
+    def _publisher(self, partition: TopicPartition) -> Publisher:
+        if self._config.delivery == "exactly-once":
+            return TransactionalPublisher(self._config, partition, client_id=self.worker_id)
+        return AtLeastOncePublisher(
+            self._config, partition, self._consumer, client_id=self.worker_id
         )
 
     def _give_up(self, partition: TopicPartition) -> None:

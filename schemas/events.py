@@ -161,6 +161,9 @@ class Quality(ContractModel):
     """Name of the quality rung; "full" is the best."""
 
 
+Delivery = Literal["exactly-once", "at-least-once"]
+
+
 class WorkerInfo(ContractModel):
     """Who decided."""
 
@@ -168,6 +171,8 @@ class WorkerInfo(ContractModel):
     """Name of the worker process."""
     version: str
     """Version of Vortex."""
+    delivery: Delivery = "exactly-once"
+    """What the worker guarantees: with at-least-once a tick may have several outcomes."""
 
 
 class _Outcome(ContractModel):

@@ -18,9 +18,9 @@ from consumer.job import Decision, TickKey
 from consumer.kafka.ledger import CommitPoint, PartitionLedger
 from consumer.kafka.publisher import (
     OutgoingRecord,
+    Publisher,
     RecordsTooLargeError,
     StaleClaimError,
-    TransactionalPublisher,
 )
 from consumer.telemetry import propagation, semconv
 
@@ -53,7 +53,7 @@ class Partition:
         partition: TopicPartition,
         config: KafkaConfig,
         consumer: AIOKafkaConsumer,
-        publisher: TransactionalPublisher,
+        publisher: Publisher,
         *,
         client_id: str,
         on_ready: Callable[[], None],

@@ -66,6 +66,8 @@ async def plan_skip(config: KafkaConfig, partition: TopicPartition, to: int | No
         SkipError: there is nothing to skip.
         KafkaUnreachableError: a broker does not answer, or the topic is not there.
     """
+    if config.delivery != "exactly-once":
+        raise SkipError("skipping needs transactions, and kafka.delivery is at-least-once")
     async with stored_reader(config, CLIENT_ID) as reader:
         if partition.partition not in reader.partitions_for_topic(partition.topic):
             raise SkipError(f"{partition.topic} has no partition {partition.partition}")
