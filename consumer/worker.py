@@ -172,8 +172,9 @@ class Worker:
             if not self._stop_requested.is_set():
                 await self._serve()
         finally:
-            await _bounded("engine", self._engine.stop())
+            # The group first, so that others take over while the engine lets go.
             await _bounded("consumer", self._consumer.stop())
+            await _bounded("engine", self._engine.stop())
             await _bounded("admin", self._admin.close())
         if self._failure is not None:
             raise self._failure
