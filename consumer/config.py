@@ -62,6 +62,7 @@ class KafkaConfig(Section):
     queue_limit: int = Field(ge=1, le=10_000)
     # 16,384 offsets are 2 KiB of bitmap, well under the broker's 4 KiB of offset metadata.
     window: int = Field(ge=1, le=16_384)
+    duplicate_window_s: float = Field(ge=0, le=86_400)
     shutdown_grace_s: float = Field(ge=0)
 
     @property

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -21,6 +22,7 @@ from opentelemetry.trace import Link, SpanKind
 from consumer.admission import Admission
 from consumer.config import KafkaConfig
 from consumer.dispatcher import Dispatcher, Made
+from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
@@ -32,13 +34,14 @@ from consumer.kafka.clients import (
     make_admin,
     make_consumer,
 )
+from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.partition import Partition
 from consumer.kafka.publisher import Publisher, TransactionalPublisher
 from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.watched_tasks import WatchedTasks
-from schemas import WorkerInfo
+from schemas import SlotTick, WorkerInfo
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
@@ -108,6 +111,7 @@ class Worker:
         self._dispatcher = Dispatcher(engine, Admission(engine), self._decide)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._recent: dict[TopicPartition, RecentTicks] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watched = WatchedTasks(self._fail)
         self._failure: BaseException | None = None
@@ -198,7 +202,13 @@ class Worker:
         if owner is None:
             return
         arrival = Arrival.now()
-        new = [record for record in records if owner.admit(record.offset)]
+        new = []
+        recent = self._recent.get(partition)
+        for record in records:
+            if owner.admit(record.offset):
+                new.append(record)
+            elif recent is not None:
+                recent.note_record(record)  # answered before, or at work
         if not new:
             return
         contexts = [propagation.extract(record.headers) for record in new]
@@ -241,6 +251,7 @@ class Worker:
         try:
             tick = read_tick(record)
             job = Job.of(key, tick, arrival, span, context)
+            first = self._first_of(tick, record)
         except Exception as error:
             expected = isinstance(error, UnreadableTickError)
             reason = str(error) if expected else f"failed to read it: {type(error).__name__}"
@@ -250,16 +261,11 @@ class Worker:
                 extra={**fields, "reason": reason},
                 exc_info=None if expected else error,
             )
-            self._publish(
-                dead_letter(
-                    record,
-                    reason,
-                    topic=self._config.topics.dead_letter,
-                    group_id=self._config.group_id,
-                    span=span,
-                    context=context,
-                )
-            )
+            self._put_aside(record, reason, span, context)
+            return
+        if first is not None:
+            self._put_aside(record, self._duplicate(first), span, context, duplicate_of=first)
+            logger.info("Tick is a duplicate", extra={**fields, "first_offset": first})
             return
         span.set_attribute(semconv.SLOT_ID, tick.slot_id)
         span.set_attribute(semconv.SLOT_CHANNEL, tick.channel)
@@ -272,6 +278,49 @@ class Worker:
             },
         )
         self._dispatcher.submit(job)
+
+    def _put_aside(
+        self,
+        record: ConsumerRecord,
+        reason: str,
+        span: trace.Span,
+        context: Context,
+        duplicate_of: int | None = None,
+    ) -> None:
+        """Have a dead letter published as the record's outcome."""
+        self._publish(
+            dead_letter(
+                record,
+                reason,
+                topic=self._config.topics.dead_letter,
+                group_id=self._config.group_id,
+                span=span,
+                context=context,
+                duplicate_of=duplicate_of,
+            )
+        )
+
+    def _first_of(self, tick: SlotTick, record: ConsumerRecord) -> int | None:
+        """Return the offset of the tick that this one repeats, and remember it for later ones."""
+        recent = self._recent.get(TopicPartition(record.topic, record.partition))
+        if recent is None:
+            return None
+        first = recent.first_of(tick, record.offset, record.timestamp)
+        recent.note(tick, record.offset, record.timestamp)
+        return first
+
+    def _duplicate(self, first: int) -> str:
+        return (
+            f"duplicate of offset {first}: the same channel and slot again within"
+            f" kafka.duplicate_window_s ({self._config.duplicate_window_s:g} s)"
+        )
+
+    async def _look_back(self, partition: TopicPartition, point: CommitPoint) -> None:
+        window_s = self._config.duplicate_window_s
+        if window_s > 0:
+            self._recent[partition] = await read_recent(
+                self._consumer, partition, point.offset, window_s
+            )
 
     def _update_flow(self) -> None:
         """Pause and resume partitions: after a rebalance, at a full queue, at a full window."""
@@ -342,6 +391,7 @@ class Worker:
             client_id=self.worker_id,
             on_ready=self._update_flow,
             on_past=self._dispatcher.drop,
+            before_reading=partial(self._look_back, partition),
         )
         self._partitions[partition] = owner
         self._tasks[partition] = self._watched.start(
@@ -357,6 +407,7 @@ class Worker:
 
     def _give_up(self, partition: TopicPartition) -> None:
         self._reader.forget(partition)
+        self._recent.pop(partition, None)
         owner = self._partitions.pop(partition)
         for offset in owner.at_work():
             self._dispatcher.drop(TickKey(partition.topic, partition.partition, offset))

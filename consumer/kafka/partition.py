@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -58,6 +58,7 @@ class Partition:
         client_id: str,
         on_ready: Callable[[], None],
         on_past: Callable[[TickKey], None],
+        before_reading: Callable[[CommitPoint], Awaitable[None]] | None = None,
     ) -> None:
         """Take the partition's means; `run` does the work.
 
@@ -69,6 +70,8 @@ class Partition:
             client_id: names the worker in spans.
             on_ready: called whenever ticks may be read again.
             on_past: called with every tick at work that turned out to be published already.
+            before_reading: awaited in every claim, with where reading will begin; the claim starts
+                over if it fails.
         """
         self.partition = partition
         self._config = config
@@ -77,6 +80,7 @@ class Partition:
         self._client_id = client_id
         self._on_ready = on_ready
         self._on_past = on_past
+        self._before_reading = before_reading
         self._ledger = PartitionLedger(CommitPoint(0, frozenset()))
         self._committed_seen = -1
         self._reading = False
@@ -181,6 +185,8 @@ class Partition:
                 committed = await self._publisher.start(self._config.request_timeout_s)
                 self._refuse_stale(committed)
                 point = await self._beginning() if committed is None else committed
+                if self._before_reading is not None:
+                    await self._before_reading(point)
             except Exception as error:  # noqa: BLE001 - the other partitions go on in any case
                 logger.warning(
                     "Partition not claimed yet",
