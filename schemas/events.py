@@ -38,7 +38,11 @@ class SlotTick(ContractModel):
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this contract."""
     slot_id: SlotId
-    """Number of the slot in its channel; the key of the outcome."""
+    """Number of the slot in its channel; the key of the outcome, and best of the tick's record too.
+
+    A worker may be told to take the same channel and slot again, within a window and in the same
+    partition, for a tick that was sent twice: its outcome is then a dead letter.
+    """
     channel: Channel = "main"
     """The programme that the slot belongs to."""
     deadline: Moment

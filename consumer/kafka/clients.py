@@ -33,9 +33,9 @@ MAX_BATCH_BYTES = 16 * 1024
 """Records of one topic partition travel together up to this size; a larger one travels alone."""
 
 BROKER_TIMEOUT_S = 5.0
-"""Longest wait for one broker's answer, but for the group's member: joining waits for all others.
+"""Longest wait for one broker's answer, where nothing needs longer (joining a group does).
 
-It bounds what a broker that is frozen or gone costs those who could turn to another one.
+It bounds what a broker that hangs costs claims and outcomes that could turn to another one.
 """
 
 _REFUSALS = (
@@ -157,7 +157,8 @@ def make_plain_producer(
         idempotent: has a retried write stored once; some brokers without transactions cannot.
     """
     return AIOKafkaProducer(
-        **_connection(config, client_id),
+        # Without transactions what is not written within this time is given up.
+        **_connection(config, client_id, config.request_timeout_s),
         enable_idempotence=idempotent,
         acks="all",
         max_request_size=MAX_RECORD_BYTES,
@@ -176,7 +177,7 @@ def make_reader(config: KafkaConfig, *topics: str, client_id: str) -> AIOKafkaCo
 
 def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
     """Return an admin client, not yet started."""
-    return AIOKafkaAdminClient(**_connection(config, client_id))
+    return AIOKafkaAdminClient(**_connection(config, client_id, config.request_timeout_s))
 
 
 def _connection(
