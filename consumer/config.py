@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, model_validator
 
+from schemas import Delivery
 from vortex.config import Section, VortexConfig
 
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
@@ -48,6 +49,8 @@ class KafkaConfig(Section):
 
     bootstrap_servers: str = Field(pattern=r"^[^\s,]+:[0-9]+(,[^\s,]+:[0-9]+)*$")
     group_id: str = Field(min_length=1, max_length=249)
+    group_instance_id: str | None = Field(pattern=TOPIC)
+    delivery: Delivery
     topics: TopicsConfig
     security: SecurityConfig
     start_timeout_s: float = Field(ge=0)
@@ -59,6 +62,7 @@ class KafkaConfig(Section):
     queue_limit: int = Field(ge=1, le=10_000)
     # 16,384 offsets are 2 KiB of bitmap, well under the broker's 4 KiB of offset metadata.
     window: int = Field(ge=1, le=16_384)
+    duplicate_window_s: float = Field(ge=0, le=86_400)
     shutdown_grace_s: float = Field(ge=0)
 
     @property
@@ -116,6 +120,12 @@ class LoggingConfig(Section):
     format: Literal["json", "console"]
 
 
+class HealthConfig(Section):
+    """Where health is served over HTTP."""
+
+    address: str | None = Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):[0-9]{1,5}$")
+
+
 class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
@@ -123,4 +133,5 @@ class WorkerConfig(VortexConfig):
     engine: EngineConfig
     artifacts: ArtifactsConfig
     telemetry: TelemetryConfig
+    health: HealthConfig
     logging: LoggingConfig

@@ -47,15 +47,23 @@ def read_tick(record: ConsumerRecord) -> SlotTick:
 
 
 def dead_letter(
-    record: ConsumerRecord, reason: str, *, topic: str, group_id: str, span: Span, context: Context
+    record: ConsumerRecord,
+    reason: str,
+    *,
+    topic: str,
+    group_id: str,
+    span: Span,
+    context: Context,
+    duplicate_of: int | None = None,
 ) -> Decision:
     """Return the decision to put a record among the dead letters, as it came.
 
     Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names).
     Only a header name that is not UTF-8 cannot be written as it is; its bytes are escaped.
     A topic that takes no record of this size gets the added headers alone, which say where it is.
+    A duplicate names the offset of the tick that it repeats.
     """
-    described = _error_headers(record, reason, group_id)
+    described = _error_headers(record, reason, group_id, duplicate_of)
     too_large = f"{reason}; left out here, as the record is too large for {topic}"
     common: dict[str, Any] = {
         "key": TickKey(record.topic, record.partition, record.offset),
@@ -73,7 +81,7 @@ def dead_letter(
             **common,
             record_key=None,
             value=None,
-            headers=_error_headers(record, too_large, group_id),
+            headers=_error_headers(record, too_large, group_id, duplicate_of),
         ),
     )
 
@@ -83,7 +91,9 @@ def _escaped(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _error_headers(record: ConsumerRecord, reason: str, group_id: str) -> list[tuple[str, bytes]]:
+def _error_headers(
+    record: ConsumerRecord, reason: str, group_id: str, duplicate_of: int | None
+) -> list[tuple[str, bytes]]:
     errors = {
         "topic": record.topic,
         "partition": record.partition,
@@ -91,4 +101,6 @@ def _error_headers(record: ConsumerRecord, reason: str, group_id: str) -> list[t
         "group": group_id,
         "message": reason,
     }
+    if duplicate_of is not None:
+        errors["duplicate_of"] = duplicate_of
     return [(f"__dlq.errors.{name}", str(value).encode()) for name, value in errors.items()]

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -21,9 +22,11 @@ from opentelemetry.trace import Link, SpanKind
 from consumer.admission import Admission
 from consumer.config import KafkaConfig
 from consumer.dispatcher import Dispatcher
+from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
+from consumer.kafka.at_least_once import AtLeastOncePublisher
 from consumer.kafka.clients import (
     KafkaUnreachableError,
     background_tasks,
@@ -31,13 +34,14 @@ from consumer.kafka.clients import (
     make_admin,
     make_consumer,
 )
+from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.partition import Partition
-from consumer.kafka.publisher import TransactionalPublisher
+from consumer.kafka.publisher import Publisher, TransactionalPublisher
 from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.watched_tasks import WatchedTasks
-from schemas import Stage, WorkerInfo
+from schemas import SlotTick, Stage, WorkerInfo
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
@@ -87,6 +91,7 @@ class Worker:
         *,
         worker_id: str | None = None,
         on_progress: OnProgress = lambda _job, _stage: None,
+        store_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -96,21 +101,30 @@ class Worker:
             worker_id: names this worker in outcomes, spans and at the brokers; by default host
                 name and process id.
             on_progress: see `OnProgress`; called on the event loop, must not block.
+            store_problem: returns why nothing can be stored at present, None if it can; must
+                answer at once.
         """
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
         self._topic = config.topics.ticks
         self._engine = engine
-        info = WorkerInfo(id=self.worker_id, version=importlib.metadata.version("vortex-slots"))
+        info = WorkerInfo(
+            id=self.worker_id,
+            version=importlib.metadata.version("vortex-slots"),
+            delivery=config.delivery,
+        )
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
         self._on_progress = on_progress
         self._dispatcher = Dispatcher(engine, Admission(engine), self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._recent: dict[TopicPartition, RecentTicks] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watched = WatchedTasks(self._fail)
         self._failure: BaseException | None = None
         self._started = asyncio.Event()
+        self._joined = False
+        self._store_problem = store_problem
         self._standing: Mapping[TopicPartition, Fault] = {}
         self._queue_full = False
         self._open_to_ticks = True
@@ -127,6 +141,22 @@ class Worker:
         """The partitions whose next record cannot be read, and why."""
         return self._standing
 
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return what keeps the worker from serving a tick now: each check to its problem."""
+        unclaimed = [str(each.partition) for each, p in self._partitions.items() if not p.claimed]
+        standing = [
+            f"{each.topic}/{each.partition} at offset {fault.offset}: {fault.reason}"
+            for each, fault in self._standing.items()
+        ]
+        return {
+            "worker": "is stopping" if self._stop_requested.is_set() else None,
+            "engine": None if self._dispatcher.engine_ready else "has not started",
+            "group": None if self._joined else "has no assignment yet",
+            "claims": f"not claimed: partition {', '.join(unclaimed)}" if unclaimed else None,
+            "reading": "; ".join(standing) or None,
+            "store": self._store_problem(),
+        }
+
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
         self._stop_requested.set()
@@ -140,6 +170,10 @@ class Worker:
             EngineStartError: the engine cannot start.
             WorkerFailedError: a task ended that was not told to; start another worker.
         """
+        logger.info(
+            "Worker starts",
+            extra={"delivery": self._config.delivery, "group": self._config.group_id},
+        )
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
         self._reader = TickReader(self._consumer, self._receive)
         self._standing = self._reader.standing
@@ -149,8 +183,9 @@ class Worker:
             if not self._stop_requested.is_set():
                 await self._serve()
         finally:
-            await _bounded("engine", self._engine.stop())
+            # The group first, so that others take over while the engine lets go.
             await _bounded("consumer", self._consumer.stop())
+            await _bounded("engine", self._engine.stop())
             await _bounded("admin", self._admin.close())
         if self._failure is not None:
             raise self._failure
@@ -174,7 +209,13 @@ class Worker:
         if owner is None:
             return
         arrival = Arrival.now()
-        new = [record for record in records if owner.admit(record.offset)]
+        new = []
+        recent = self._recent.get(partition)
+        for record in records:
+            if owner.admit(record.offset):
+                new.append(record)
+            elif recent is not None:
+                recent.note_record(record)  # answered before, or at work
         if not new:
             return
         contexts = [propagation.extract(record.headers) for record in new]
@@ -217,6 +258,7 @@ class Worker:
         try:
             tick = read_tick(record)
             job = Job.of(key, tick, arrival, span, context)
+            first = self._first_of(tick, record)
         except Exception as error:
             expected = isinstance(error, UnreadableTickError)
             reason = str(error) if expected else f"failed to read it: {type(error).__name__}"
@@ -226,16 +268,11 @@ class Worker:
                 extra={**fields, "reason": reason},
                 exc_info=None if expected else error,
             )
-            self._publish(
-                dead_letter(
-                    record,
-                    reason,
-                    topic=self._config.topics.dead_letter,
-                    group_id=self._config.group_id,
-                    span=span,
-                    context=context,
-                )
-            )
+            self._put_aside(record, reason, span, context)
+            return
+        if first is not None:
+            self._put_aside(record, self._duplicate(first), span, context, duplicate_of=first)
+            logger.info("Tick is a duplicate", extra={**fields, "first_offset": first})
             return
         span.set_attribute(semconv.SLOT_ID, tick.slot_id)
         span.set_attribute(semconv.SLOT_CHANNEL, tick.channel)
@@ -250,6 +287,49 @@ class Worker:
         self._on_progress(job, None)
         self._dispatcher.submit(job)
 
+    def _put_aside(
+        self,
+        record: ConsumerRecord,
+        reason: str,
+        span: trace.Span,
+        context: Context,
+        duplicate_of: int | None = None,
+    ) -> None:
+        """Have a dead letter published as the record's outcome."""
+        self._publish(
+            dead_letter(
+                record,
+                reason,
+                topic=self._config.topics.dead_letter,
+                group_id=self._config.group_id,
+                span=span,
+                context=context,
+                duplicate_of=duplicate_of,
+            )
+        )
+
+    def _first_of(self, tick: SlotTick, record: ConsumerRecord) -> int | None:
+        """Return the offset of the tick that this one repeats, and remember it for later ones."""
+        recent = self._recent.get(TopicPartition(record.topic, record.partition))
+        if recent is None:
+            return None
+        first = recent.first_of(tick, record.offset, record.timestamp)
+        recent.note(tick, record.offset, record.timestamp)
+        return first
+
+    def _duplicate(self, first: int) -> str:
+        return (
+            f"duplicate of offset {first}: the same channel and slot again within"
+            f" kafka.duplicate_window_s ({self._config.duplicate_window_s:g} s)"
+        )
+
+    async def _look_back(self, partition: TopicPartition, point: CommitPoint) -> None:
+        window_s = self._config.duplicate_window_s
+        if window_s > 0:
+            self._recent[partition] = await read_recent(
+                self._consumer, partition, point.offset, window_s
+            )
+
     def _update_flow(self) -> None:
         """Pause and resume partitions: after a rebalance, at a full queue, at a full window."""
         waiting = len(self._dispatcher.queue)
@@ -259,7 +339,12 @@ class Worker:
         paused = self._consumer.paused()
         for partition in self._consumer.assignment():
             owner = self._partitions.get(partition)
-            wanted = self._open_to_ticks and owner is not None and owner.wants_ticks
+            wanted = (
+                self._open_to_ticks
+                and owner is not None
+                and owner.wants_ticks
+                and partition not in self._standing
+            )
             if wanted and partition in paused:
                 self._consumer.resume(partition)
             elif not wanted and partition not in paused:
@@ -285,6 +370,7 @@ class Worker:
 
     def partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Stop reading; work goes on, since most partitions come back."""
+        self._joined = False
         for partition in revoked:
             if partition in self._partitions:
                 self._partitions[partition].revoked()
@@ -300,6 +386,7 @@ class Worker:
                     continue  # nothing will be read from it, and nobody would give it up
                 self._add(partition)
             self._partitions[partition].assigned()
+        self._joined = True
         self._update_flow()
 
     def _add(self, partition: TopicPartition) -> None:
@@ -307,18 +394,27 @@ class Worker:
             partition,
             self._config,
             self._consumer,
-            TransactionalPublisher(self._config, partition, client_id=self.worker_id),
+            self._publisher(partition),
             client_id=self.worker_id,
             on_ready=self._update_flow,
             on_past=self._dispatcher.drop,
+            before_reading=partial(self._look_back, partition),
         )
         self._partitions[partition] = owner
         self._tasks[partition] = self._watched.start(
             f"partition {partition.partition}", owner.run()
         )
 
+    def _publisher(self, partition: TopicPartition) -> Publisher:
+        if self._config.delivery == "exactly-once":
+            return TransactionalPublisher(self._config, partition, client_id=self.worker_id)
+        return AtLeastOncePublisher(
+            self._config, partition, self._consumer, client_id=self.worker_id
+        )
+
     def _give_up(self, partition: TopicPartition) -> None:
         self._reader.forget(partition)
+        self._recent.pop(partition, None)
         owner = self._partitions.pop(partition)
         for offset in owner.at_work():
             self._dispatcher.drop(TickKey(partition.topic, partition.partition, offset))
@@ -411,6 +507,7 @@ class Worker:
             await asyncio.wait({serving})
             await self._drain()
             await _within(STOP_TIMEOUT_S, polling)
+            await self._reader.stop()
 
     def _fail(self, task: str, error: BaseException | None) -> None:
         """Stop because a task ended unexpectedly; the first such failure is raised by `run`."""

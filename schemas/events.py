@@ -38,7 +38,11 @@ class SlotTick(ContractModel):
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this contract."""
     slot_id: SlotId
-    """Number of the slot in its channel; the key of the outcome."""
+    """Number of the slot in its channel; the key of the outcome, and best of the tick's record too.
+
+    A worker may be told to take the same channel and slot again, within a window and in the same
+    partition, for a tick that was sent twice: its outcome is then a dead letter.
+    """
     channel: Channel = "main"
     """The programme that the slot belongs to."""
     deadline: Moment
@@ -161,6 +165,9 @@ class Quality(ContractModel):
     """Name of the quality rung; "full" is the best."""
 
 
+Delivery = Literal["exactly-once", "at-least-once"]
+
+
 class WorkerInfo(ContractModel):
     """Who decided."""
 
@@ -168,6 +175,8 @@ class WorkerInfo(ContractModel):
     """Name of the worker process."""
     version: str
     """Version of Vortex."""
+    delivery: Delivery = "exactly-once"
+    """What the worker guarantees: with at-least-once a tick may have several outcomes."""
 
 
 class _Outcome(ContractModel):

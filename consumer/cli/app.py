@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, demo, doctor, kafka, models, run, schemas, tick, watch
+from consumer.cli import config, demo, doctor, kafka, models, partitions, run, schemas, tick, watch
 from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
 
 
@@ -51,6 +51,7 @@ app.command(name="watch")(watch.watch)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")
+app.add_typer(partitions.app, name="partitions")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

@@ -12,6 +12,7 @@ from consumer.cli.leaving import AbandonableThreads, leave
 from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
 from consumer.engine.make import make_engine
+from consumer.health import serving_health
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
 from consumer.worker import Worker
@@ -55,4 +56,5 @@ async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
     worker = Worker(settings.kafka, make_engine(settings), worker_id=worker_id)
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
     held_stop.hand_over(worker.request_stop)
-    await worker.run()
+    async with serving_health(settings.health, worker):
+        await worker.run()

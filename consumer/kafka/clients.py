@@ -32,6 +32,12 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_BATCH_BYTES = 16 * 1024
 """Records of one topic partition travel together up to this size; a larger one travels alone."""
 
+BROKER_TIMEOUT_S = 5.0
+"""Longest wait for one broker's answer, where nothing needs longer (joining a group does).
+
+It bounds what a broker that hangs costs claims and outcomes that could turn to another one.
+"""
+
 _REFUSALS = (
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
@@ -110,8 +116,9 @@ def background_tasks(consumer: AIOKafkaConsumer) -> list[asyncio.Task[None]]:
 def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
     """Return a consumer of ticks that commits nothing by itself, not yet started."""
     return AIOKafkaConsumer(
-        **_connection(config, client_id),
+        **_connection(config, client_id, config.request_timeout_s),
         group_id=config.group_id,
+        group_instance_id=config.group_instance_id,
         enable_auto_commit=False,
         # Every claim seeks. A position outside the log is an error, rather than moved silently.
         auto_offset_reset="none",
@@ -139,11 +146,20 @@ def make_producer(
     )
 
 
-def make_plain_producer(config: KafkaConfig, *, client_id: str) -> AIOKafkaProducer:
-    """Return an idempotent producer without transactions, for emitting ticks, not yet started."""
+def make_plain_producer(
+    config: KafkaConfig, *, client_id: str, idempotent: bool = True
+) -> AIOKafkaProducer:
+    """Return a producer without transactions, not yet started.
+
+    Args:
+        config: brokers and security.
+        client_id: names it at the brokers.
+        idempotent: has a retried write stored once; some brokers without transactions cannot.
+    """
     return AIOKafkaProducer(
-        **_connection(config, client_id),
-        enable_idempotence=True,
+        # Without transactions what is not written within this time is given up.
+        **_connection(config, client_id, config.request_timeout_s),
+        enable_idempotence=idempotent,
         acks="all",
         max_request_size=MAX_RECORD_BYTES,
     )
@@ -161,16 +177,18 @@ def make_reader(config: KafkaConfig, *topics: str, client_id: str) -> AIOKafkaCo
 
 def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
     """Return an admin client, not yet started."""
-    return AIOKafkaAdminClient(**_connection(config, client_id))
+    return AIOKafkaAdminClient(**_connection(config, client_id, config.request_timeout_s))
 
 
-def _connection(config: KafkaConfig, client_id: str) -> dict[str, Any]:
+def _connection(
+    config: KafkaConfig, client_id: str, timeout_s: float = BROKER_TIMEOUT_S
+) -> dict[str, Any]:
     security = config.security
     encrypted = security.protocol in ("SSL", "SASL_SSL")
     return {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": client_id,
-        "request_timeout_ms": _ms(config.request_timeout_s),
+        "request_timeout_ms": _ms(min(timeout_s, config.request_timeout_s)),
         "security_protocol": security.protocol,
         "ssl_context": _ssl_context(security.ca_file) if encrypted else None,
         "sasl_mechanism": security.sasl_mechanism,

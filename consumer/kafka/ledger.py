@@ -18,6 +18,10 @@ class CommitPoint:
     done: frozenset[int]
     """Finished offsets above it."""
 
+    def is_past(self, offset: int) -> bool:
+        """Whether the offset is finished."""
+        return offset < self.offset or offset in self.done
+
     @property
     def metadata(self) -> str:
         """The text that is committed beside the offset."""
@@ -82,6 +86,14 @@ class PartitionLedger:
     def skip_to(self, offset: int) -> None:
         """Take note that Kafka has no records between the position and an offset."""
         self._position = max(self._position, offset)
+
+    def skip_finished(self, offset: int) -> bool:
+        """Go on behind an offset and what follows it without a gap, if these are finished."""
+        end = offset
+        while self.is_past(end):
+            end += 1
+        self.skip_to(end)
+        return end > offset
 
     def commit_point(self, finishing: Iterable[int]) -> CommitPoint:
         """Return what to commit if these offsets are finished by the same transaction."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,9 +18,9 @@ from consumer.job import Decision, TickKey
 from consumer.kafka.ledger import CommitPoint, PartitionLedger
 from consumer.kafka.publisher import (
     OutgoingRecord,
+    Publisher,
     RecordsTooLargeError,
     StaleClaimError,
-    TransactionalPublisher,
 )
 from consumer.telemetry import propagation, semconv
 
@@ -53,11 +53,12 @@ class Partition:
         partition: TopicPartition,
         config: KafkaConfig,
         consumer: AIOKafkaConsumer,
-        publisher: TransactionalPublisher,
+        publisher: Publisher,
         *,
         client_id: str,
         on_ready: Callable[[], None],
         on_past: Callable[[TickKey], None],
+        before_reading: Callable[[CommitPoint], Awaitable[None]] | None = None,
     ) -> None:
         """Take the partition's means; `run` does the work.
 
@@ -69,6 +70,8 @@ class Partition:
             client_id: names the worker in spans.
             on_ready: called whenever ticks may be read again.
             on_past: called with every tick at work that turned out to be published already.
+            before_reading: awaited in every claim, with where reading will begin; the claim starts
+                over if it fails.
         """
         self.partition = partition
         self._config = config
@@ -77,6 +80,7 @@ class Partition:
         self._client_id = client_id
         self._on_ready = on_ready
         self._on_past = on_past
+        self._before_reading = before_reading
         self._ledger = PartitionLedger(CommitPoint(0, frozenset()))
         self._committed_seen = -1
         self._reading = False
@@ -92,6 +96,11 @@ class Partition:
     def position(self) -> int:
         """The offset from which reading goes on."""
         return self._ledger.position
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the partition is claimed: nobody else can publish for it."""
+        return self._reading
 
     @property
     def wants_ticks(self) -> bool:
@@ -133,6 +142,15 @@ class Partition:
         """Take note that Kafka has no records below an offset any more."""
         self._ledger.skip_to(offset)
 
+    def skip_finished(self, offset: int) -> bool:
+        """Go on behind an offset that cannot be read, if it has its outcome; return whether so."""
+        return self._ledger.skip_finished(offset)
+
+    def claim_again(self) -> None:
+        """Look at what is committed: someone else may have written outcomes."""
+        if self._assigned.is_set():
+            self.assigned()
+
     def decide(self, decision: Decision) -> None:
         """Have the decision published; ignored if the tick is no longer ours to decide."""
         offset = decision.key.offset
@@ -167,6 +185,8 @@ class Partition:
                 committed = await self._publisher.start(self._config.request_timeout_s)
                 self._refuse_stale(committed)
                 point = await self._beginning() if committed is None else committed
+                if self._before_reading is not None:
+                    await self._before_reading(point)
             except Exception as error:  # noqa: BLE001 - the other partitions go on in any case
                 logger.warning(
                     "Partition not claimed yet",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup, CoordinationType
@@ -55,6 +56,21 @@ class RecordsTooLargeError(Exception):
 
 class StaleClaimError(Exception):
     """The brokers' answers do not fit together; the claim must start over."""
+
+
+class Publisher(Protocol):
+    """Writes the outcomes and the offsets of one input partition."""
+
+    async def start(self, timeout_s: float) -> CommitPoint | None:
+        """Claim the partition, and return what is committed for it, None if nothing ever was."""
+
+    async def publish(
+        self, records: Sequence[OutgoingRecord], point: CommitPoint, timeout_s: float
+    ) -> None:
+        """Write the records and the offset; after any error `start` again."""
+
+    async def stop(self) -> None:
+        """Let go of everything; bounded in time."""
 
 
 class TransactionalPublisher:
@@ -120,7 +136,7 @@ class TransactionalPublisher:
             raise RuntimeError("the publisher is not started")
         async with asyncio.timeout(timeout_s):
             await producer.begin_transaction()
-            await _deliver(producer, records)
+            await deliver(producer, records)
             offset = OffsetAndMetadata(point.offset, point.metadata)
             await producer.send_offsets_to_transaction(
                 {self._partition: offset}, self._config.group_id
@@ -130,13 +146,8 @@ class TransactionalPublisher:
     async def stop(self) -> None:
         """Let go of the producer, whatever state it is in; takes a few seconds at most."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
-        except (TimeoutError, KafkaError) as error:
-            logger.warning("Producer did not stop cleanly", extra={"reason": repr(error)})
-            await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
+        if producer is not None:
+            await stop_producer(producer)
 
     async def _pass_barrier(self, producer: AIOKafkaProducer) -> int:
         """Have the group's real coordinator append an offset, abort that, and return its node id.
@@ -174,7 +185,16 @@ class TransactionalPublisher:
         return CommitPoint(offset, frozenset(decode_done(offset, metadata or "")))
 
 
-async def _deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord]) -> None:
+async def stop_producer(producer: AIOKafkaProducer) -> None:
+    """Stop a producer, whatever state it is in; takes a few seconds at most."""
+    try:
+        await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
+    except (TimeoutError, KafkaError) as error:
+        logger.warning("Producer did not stop cleanly", extra={"reason": repr(error)})
+        await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
+
+
+async def deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord]) -> None:
     """Send the records and wait for the brokers to have each of them.
 
     Raises:

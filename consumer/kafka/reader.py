@@ -22,15 +22,16 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord
 
-from consumer.kafka.tolerant_fetch import fetch_tolerantly
+from consumer.kafka.ledger import CommitPoint
+from consumer.kafka.looks import Looks, Seen
 
 WAIT_MS = 50
 WARY_S = 1.0
 WARY_WAIT_S = 0.01
-ANSWER_TIMEOUT_S = 2.0
+DOUBT_S = 3.0
+"""How long a partition may give nothing, with no sign of its end, before it is looked at."""
 FIRST_RETRY_S = 0.5
 MAX_RETRY_S = 10.0
-MAX_REASON_CHARS = 200
 
 # What the client raises about one partition; its other errors come from the brokers or the group.
 # That a partition has no committed offset is no error here, since every claim seeks.
@@ -64,6 +65,12 @@ class InputPartition(Protocol):
     def skip_to(self, offset: int) -> None:
         """Take note that Kafka has no records below an offset."""
 
+    def skip_finished(self, offset: int) -> bool:
+        """Go on behind an offset, if it has its outcome; return whether so."""
+
+    def claim_again(self) -> None:
+        """Look at what is committed."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -96,7 +103,8 @@ class TickReader:
     goes on from its owner's position.
 
     A partition whose next batch cannot be decoded stands still alone, and is tried again from time
-    to time: another replica may have the batch whole.
+    to time: another replica may have the batch whole. The worker pauses it meanwhile, as the client
+    would ask for it again and again without a break.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, receive: Receive) -> None:
@@ -111,6 +119,8 @@ class TickReader:
         self._receive = receive
         self._cursors: dict[TopicPartition, _Cursor] = {}
         self._faults: dict[TopicPartition, Fault] = {}
+        self._doubted_since_s: dict[TopicPartition, float] = {}
+        self._looks = Looks(consumer, self.wake)
         self._turn = 0
         self._wary_until_s = 0.0
         self._wake = asyncio.Event()
@@ -124,10 +134,16 @@ class TickReader:
         """Drop what is known of a partition that is no longer read here."""
         self._cursors.pop(partition, None)
         self._faults.pop(partition, None)
+        self._doubted_since_s.pop(partition, None)
+        self._looks.drop(partition)
 
     def wake(self) -> None:
         """End a poll that waits since no partition wanted ticks: one may want some now."""
         self._wake.set()
+
+    async def stop(self) -> None:
+        """Stop what goes on in the background; nothing is read afterwards."""
+        await self._looks.stop()
 
     async def poll(self, owners: Mapping[TopicPartition, InputPartition], room: int) -> None:
         """Read each partition that wants ticks; wait for a moment if none has any.
@@ -140,11 +156,12 @@ class TickReader:
             KafkaError: brokers or group do not let us read at present.
         """
         now_s = time.monotonic()
+        room -= self._take_looks(owners, room)
+        self._look_at_the_doubtful(owners, room, now_s)
         wanted = [
             partition
             for partition, owner in owners.items()
-            if owner.wants_ticks
-            and (partition not in self._faults or self._faults[partition].retry_at_s <= now_s)
+            if owner.wants_ticks and partition not in self._faults and partition not in self._looks
         ]
         try:
             if not wanted:
@@ -192,15 +209,13 @@ class TickReader:
             fetched = await self._consumer.getmany(partition, timeout_ms=0, max_records=room)
         except (IllegalStateError, NoOffsetForPartitionError):  # taken away, or just assigned
             return 0
-        except OffsetOutOfRangeError:
-            self._cursors.clear()
-            await self._find_log(partition, owner)
-            return 0
         except Exception as error:
             if _is_of_the_whole(error):
                 raise
             self._cursors.clear()
-            return await self._poll_tolerantly(partition, owner, room, error)
+            self._wary_until_s = time.monotonic() + WARY_S
+            self._looks.start(partition, position, room)
+            return 0
         return await self._take(partition, owner, position, fetched.get(partition, ()))
 
     async def _poll_all(
@@ -243,6 +258,9 @@ class TickReader:
             return 0
         if records and not self._hand_on(partition, owner, records):
             return 0
+        before = self._cursors.get(partition)
+        if records or before is None or before.client != client:
+            self._doubted_since_s.pop(partition, None)
         self._cursors[partition] = _Cursor(client, owner.position)
         return len(records)
 
@@ -254,8 +272,7 @@ class TickReader:
         if owner.position <= records[-1].offset:
             self._cursors.pop(partition, None)
             return False
-        if (fault := self._faults.pop(partition, None)) is not None:
-            logger.info("Partition is read again", extra=_fields(partition, fault.offset))
+        self._move_again(partition)
         return True
 
     # --- the client's position --------------------------------------------------------------
@@ -267,26 +284,6 @@ class TickReader:
             self._consumer.seek(partition, owner.position)
             self._cursors[partition] = _Cursor(owner.position, owner.position)
 
-    async def _find_log(self, partition: TopicPartition, owner: InputPartition) -> None:
-        """Go on where the log begins now, if it begins behind the owner's position."""
-        position = owner.position
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                start = (await self._consumer.beginning_offsets([partition]))[partition]
-        except (KafkaError, TimeoutError) as error:
-            self._stand_still(partition, position, _reason(error))
-            return
-        if owner.position != position:
-            return
-        if start > position:
-            logger.error(
-                "Ticks were deleted by their topic's retention before they were read",
-                extra={**_fields(partition, position), "next_offset": start},
-            )
-            owner.skip_to(start)
-        else:
-            self._stand_still(partition, position, "the log ends before this offset")
-
     async def _client_position(self, partition: TopicPartition) -> int | None:
         """Return the client's position, None if it has none yet; never waits."""
         try:
@@ -297,26 +294,95 @@ class TickReader:
 
     # --- what cannot be read ----------------------------------------------------------------
 
-    async def _poll_tolerantly(
-        self, partition: TopicPartition, owner: InputPartition, room: int, error: Exception
+    def _look_at_the_doubtful(
+        self, owners: Mapping[TopicPartition, InputPartition], room: int, now_s: float
+    ) -> None:
+        """Start looks: to try a fault again, and where nothing comes though the log goes on.
+
+        The client says nothing of a broker that answers a fetch with an error, or with no batch.
+        """
+        for partition, owner in owners.items():
+            fault = self._faults.get(partition)
+            if not owner.wants_ticks or self._is_caught_up(partition, owner):
+                self._doubted_since_s.pop(partition, None)
+                due = fault is not None and owner.wants_ticks and fault.retry_at_s <= now_s
+            elif fault is not None:
+                due = fault.retry_at_s <= now_s
+            else:
+                due = now_s - self._doubted_since_s.setdefault(partition, now_s) >= DOUBT_S
+            if due and room > 0:
+                self._looks.start(partition, owner.position, room)
+
+    def _is_caught_up(self, partition: TopicPartition, owner: InputPartition) -> bool:
+        """Whether a recent answer of the broker's shows that there is nothing to read."""
+        answered_ms = self._consumer.last_poll_timestamp(partition)
+        end = self._consumer.last_stable_offset(partition)
+        cursor = self._cursors.get(partition)
+        if answered_ms is None or end is None or cursor is None or cursor.client is None:
+            return False
+        recent = abs(time.time() - answered_ms / 1000) < DOUBT_S
+        return recent and cursor.owner == owner.position and cursor.client >= end
+
+    def _take_looks(self, owners: Mapping[TopicPartition, InputPartition], room: int) -> int:
+        """Act on what the finished looks have found; return how many records were taken in."""
+        taken = 0
+        for partition, seen in self._looks.take_done():
+            owner = owners.get(partition)
+            if owner is not None and owner.position == seen.position and owner.wants_ticks:
+                self._doubted_since_s.pop(partition, None)
+                taken += self._act_on(partition, owner, seen, room - taken)
+        return taken
+
+    def _act_on(
+        self, partition: TopicPartition, owner: InputPartition, seen: Seen, room: int
     ) -> int:
-        """Read on as far as the data allows, after the client has failed to; return how many."""
+        self._cursors.pop(partition, None)
+        if seen.log_start is not None:
+            self._go_on_at(partition, owner, seen.log_start)
+        elif seen.fetched is None:
+            self._stand_still(partition, seen.position, seen.unanswered or "no answer")
+        elif records := seen.fetched.records[:room]:
+            return len(records) if self._hand_on(partition, owner, records) else 0
+        elif (problem := seen.fetched.problem) is not None:
+            offset = max(seen.position, seen.fetched.next_offset)
+            self._meet(partition, owner, offset, problem, seen.committed)
+        elif not seen.fetched.records:
+            owner.skip_to(seen.fetched.next_offset)
+            self._move_again(partition)
+        return 0
+
+    def _meet(
+        self,
+        partition: TopicPartition,
+        owner: InputPartition,
+        offset: int,
+        problem: str,
+        committed: CommitPoint | None,
+    ) -> None:
+        """Stand still before what cannot be read, unless an operator has had it skipped."""
+        if owner.skip_finished(offset):
+            self._move_again(partition)
+            return
+        self._stand_still(partition, offset, problem)
+        if committed is not None and committed.is_past(offset):
+            owner.claim_again()
+
+    def _go_on_at(self, partition: TopicPartition, owner: InputPartition, start: int) -> None:
+        """Go on where the log begins now, if it begins behind the owner's position."""
         position = owner.position
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                fetched = await fetch_tolerantly(
-                    self._consumer._client, partition, position, max_records=room
-                )
-        except (KafkaError, TimeoutError) as unanswered:
-            self._stand_still(partition, position, _reason(unanswered))
-            return 0
-        if owner.position != position or not owner.wants_ticks:
-            return 0
-        if not fetched.records:
-            reason = _reason(fetched.error or error)
-            self._stand_still(partition, max(position, fetched.next_offset), reason)
-            return 0
-        return len(fetched.records) if self._hand_on(partition, owner, fetched.records) else 0
+        if start <= position:
+            self._stand_still(partition, position, "the log ends before this offset")
+            return
+        logger.error(
+            "Ticks were deleted by their topic's retention before they were read",
+            extra={**_fields(partition, position), "next_offset": start},
+        )
+        owner.skip_to(start)
+        self._move_again(partition)
+
+    def _move_again(self, partition: TopicPartition) -> None:
+        if (fault := self._faults.pop(partition, None)) is not None:
+            logger.info("Partition is read again", extra=_fields(partition, fault.offset))
 
     def _stand_still(self, partition: TopicPartition, offset: int, reason: str) -> None:
         before = self._faults.get(partition)
@@ -339,7 +405,3 @@ def _is_of_the_whole(error: Exception) -> bool:
 
 def _fields(partition: TopicPartition, offset: int) -> dict[str, str | int]:
     return {"topic": partition.topic, "partition": partition.partition, "offset": offset}
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_CHARS]

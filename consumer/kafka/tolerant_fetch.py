@@ -12,16 +12,25 @@ from dataclasses import dataclass
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    LeaderNotAvailableError,
+    UnknownError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord
 
 MAX_FETCH_BYTES = 1024 * 1024
-MAX_WAIT_MS = 100
+MAX_REASON_CHARS = 200
 
 _FIRST_MAGIC_WITH_HEADERS = 2
+
+_DAMAGE = (CorruptRecordException, UnknownError)
+"""How a broker answers that fails over the bytes on its disk."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,26 @@ class TolerantFetch:
 
     records: Sequence[ConsumerRecord]
     """Names of headers that are not UTF-8 have surrogate escapes (PEP 383)."""
+    offset: int
+    """Where the fetch began."""
     next_offset: int
     """The offset after the last record, and after what is no record behind it."""
+    end_offset: int
+    """Where the committed part of the log ends."""
     error: Exception | None
     """What stopped the reading at `next_offset`, if anything did."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the record at `next_offset` cannot be read; None if it can, or is not there yet."""
+        if self.error is not None:
+            return describe(self.error)
+        if self.next_offset > self.offset or self.next_offset >= self.end_offset:
+            return None
+        return (
+            "the broker returns no whole batch here, although the log goes on to offset"
+            f" {self.end_offset}: the length of the stored batch is wrong, or its file is damaged"
+        )
 
 
 async def fetch_tolerantly(
@@ -51,20 +76,22 @@ async def fetch_tolerantly(
     answer = await client.send(
         leader,
         FetchRequest(
-            MAX_WAIT_MS,
-            1,
+            0,  # the broker answers at once,
+            0,  # whether there is anything or not
             MAX_FETCH_BYTES,
             READ_COMMITTED,
             [(topic, [(number, offset, MAX_FETCH_BYTES)])],
         ),
     )
-    [(_, [(_, error_code, _, *data)])] = answer.topics
+    [(_, [(_, error_code, _, end_offset, *data)])] = answer.topics
     if error_code != 0:
-        error: type[KafkaError] = for_code(error_code)
-        raise error(f"{partition} at {offset}")
+        error: KafkaError = for_code(error_code)(f"the broker cannot read offset {offset}")
+        if isinstance(error, _DAMAGE):
+            return TolerantFetch((), offset, offset, end_offset, error)
+        raise error
     # From version 11 on a preferred replica stands between the two.
-    aborted, content = data[2] if answer.API_VERSION >= 11 else data[-2], data[-1]
-    return _parse(partition, content, aborted, offset, max_records)
+    aborted, content = data[-3] if answer.API_VERSION >= 11 else data[-2], data[-1]
+    return _parse(partition, content, aborted, offset, end_offset, max_records)
 
 
 def _parse(
@@ -72,13 +99,18 @@ def _parse(
     content: bytes,
     aborted: Sequence[tuple[int, int]] | None,
     offset: int,
+    end_offset: int,
     max_records: int,
 ) -> TolerantFetch:
     records: list[ConsumerRecord] = []
     error = None
+    try:
+        batches = _TolerantRecords(content)
+    except Exception as stopped:  # noqa: BLE001 - as below
+        return TolerantFetch(records, offset, offset, end_offset, stopped)
     parsed = PartitionRecords(
         partition,
-        _TolerantRecords(content),
+        batches,
         aborted,
         offset,
         None,
@@ -93,7 +125,12 @@ def _parse(
                 break
     except Exception as stopped:  # noqa: BLE001 - whatever a decoder raises over damaged bytes
         error = stopped
-    return TolerantFetch(records, parsed.next_fetch_offset, error)
+    return TolerantFetch(records, offset, parsed.next_fetch_offset, end_offset, error)
+
+
+def describe(error: Exception) -> str:
+    """Say in one short line what an error is."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_CHARS]
 
 
 class _TolerantRecords(_MemoryRecordsPy):  # type: ignore[misc] # declared final

@@ -13,6 +13,7 @@ from aiokafka.structs import RecordMetadata
 
 from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
+from consumer.kafka.reader import FIRST_RETRY_S
 from consumer.results import DeadLetter
 from schemas import SlotTick
 from tests.integration.conftest import MakeLane
@@ -73,15 +74,42 @@ async def emit_with_header_name(lane: Lane, partition: int, name: bytes, value: 
         await producer.stop()
 
 
+def stored_log(kafka: EmbeddedKafka, topic: str, partition: int) -> Path:
+    """Return the file in which the broker keeps a partition."""
+    (log,) = Path(kafka._nodes[0]._data_directory, f"{topic}-{partition}").glob("*.log")
+    return log
+
+
+def overwrite(file: Path, at: int, content: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(content)
+
+
 def flip_a_bit(kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes) -> None:
     """Damage the stored batch that holds `marker`, on the broker's disk."""
-    node = kafka._nodes[0]
-    (log,) = Path(node._data_directory, f"{topic}-{partition}").glob("*.log")
+    log = stored_log(kafka, topic, partition)
     content = log.read_bytes()
     at = content.index(marker)
-    with log.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes([content[at] ^ 1]))
+    overwrite(log, at, bytes([content[at] ^ 1]))
+
+
+def set_length(
+    kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes, length: int
+) -> tuple[Path, int, bytes]:
+    """Overwrite the length field of the stored batch that holds `marker`.
+
+    Returns:
+        The file, the field's place in it and what was there, for `overwrite`.
+    """
+    log = stored_log(kafka, topic, partition)
+    content = log.read_bytes()
+    at, end = 0, 0
+    while marker not in content[at:end]:
+        at = end
+        end = at + 12 + int.from_bytes(content[at + 8 : at + 12], "big")
+    overwrite(log, at + 8, length.to_bytes(4, "big", signed=True))
+    return log, at + 8, content[at + 8 : at + 12]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -138,6 +166,40 @@ async def test_partition_that_stood_still_is_read_again_once_its_bytes_are_whole
         results = await lane.outcomes(2)
         await until(lambda: not worker.standing)
     assert_one_outcome_each(results, emitted)
+
+
+@pytest.mark.parametrize("length", [-1, 0, 40, 2**31 - 1])
+@pytest.mark.parametrize("read_before", [True, False], ids=["read before", "not read before"])
+async def test_batch_with_a_wrong_length_stops_its_partition_alone_and_is_reported_once(
+    length: int,
+    read_before: bool,
+    kafka: EmbeddedKafka,
+    make_lane: MakeLane,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lane = await make_lane(partitions=2)
+    before = await emit_to(lane, HARMED, [tick(1), tick(2)]) if read_before else []
+    first = len(before)
+    harmed = await emit_to(lane, HARMED, [tick(77_777_777), tick(4)])
+    place_of = set_length(kafka, lane.config.topics.ticks, HARMED, b"77777777", length)
+    engine = ScriptedEngine()
+    async with lane.worker(engine, "a") as worker:
+        await until(lambda: bool(worker.standing), 20.0)
+        healthy = await emit_to(lane, HEALTHY, [tick(slot_id) for slot_id in range(100, 120)])
+        await lane.outcomes(first + 20)
+        ((partition, fault),) = worker.standing.items()
+        assert (partition.partition, fault.offset) == (HARMED, first)
+        asked_before = len(caplog.records)
+        await asyncio.sleep(3 * FIRST_RETRY_S)  # over several tries
+        # The client itself would ask without a break, and log each time.
+        assert len(caplog.records) - asked_before < 20
+        told = [r for r in caplog.records if r.getMessage().startswith("Partition stands still")]
+        assert [(r.partition, r.offset) for r in told] == [(HARMED, first)]  # type: ignore[attr-defined]
+        assert told[0].reason  # type: ignore[attr-defined]
+        overwrite(place_of[0], place_of[1], place_of[2])
+        results = await lane.outcomes(first + 22)
+        await until(lambda: not worker.standing)
+    assert_one_outcome_each(results, [*before, *harmed, *healthy])
 
 
 async def test_healthy_partition_goes_on_within_a_second_of_a_neighbour_s_damage(
