@@ -115,11 +115,11 @@ class Producer:
 
     async def _read(self, node: int, request: Any, *, group: object) -> object:
         await self._call(f"read at {node}")
-        at = next(iter(self.brokers.offsets), None)
-        committed = self.brokers.offsets.get(at) if at else None
+        [(topic, [partition])] = request._partitions
+        committed = self.brokers.offsets.get(TopicPartition(topic, partition))
         offset, metadata = (-1, "") if committed is None else (committed.offset, committed.metadata)
-        found = (0, offset, metadata, self.brokers.read_error)
-        return SimpleNamespace(error_code=0, topics=[("ticks", [found])])
+        found = (partition, offset, metadata, self.brokers.read_error)
+        return SimpleNamespace(error_code=0, topics=[(topic, [found])])
 
     async def _call(self, name: str) -> None:
         self.brokers.calls.append(name)
