@@ -135,10 +135,12 @@ async def test_error_of_ours_in_a_rebalance_ends_the_worker(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken by the test")
 
-    with pytest.raises(WorkerFailedError, match="rebalance ended .*broken by the test"):
-        async with cluster.worker(ScriptedEngine()):
-            monkeypatch.setattr("consumer.worker.Partition", broken)
-            cluster.consumer.rebalance(0)
+    monkeypatch.setattr("consumer.worker.Partition", broken)
+    running = asyncio.create_task(Worker(cluster.config, ScriptedEngine()).run())
+    await until(lambda: cluster.consumer.listener is not None, TIMEOUT_S)
+    cluster.consumer.rebalance(0)
+    with pytest.raises(WorkerFailedError, match=r"rebalance ended .*broken by the test"):
+        await asyncio.wait_for(running, TIMEOUT_S)
     assert cluster.consumer.stopped
 
 
