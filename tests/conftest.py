@@ -27,10 +27,13 @@ BUILDER_SOURCES = (
     "vortex/weights/manifest.py",
 )
 
-MODEL_FOLDERS = (ROOT / "tests/unit/training", ROOT / "tests/unit/vortex/models")
+MODEL_FOLDERS = tuple(
+    ROOT / "tests" / "unit" / folder for folder in ("benchmarks", "training", "vortex/models")
+)
 MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Kafka or models, so that `make check` can leave it out."""
     for item in items:

@@ -17,8 +17,6 @@ from vortex.models.liveportrait.lipsync import expression_of
 from vortex.models.mini import shipped_weights
 from vortex.utils.cancellation import CancellationToken
 
-pytestmark = pytest.mark.models
-
 CPU = torch.device("cpu")
 WEIGHTS = shipped_weights()
 
