@@ -6,9 +6,13 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two processes, each with its own Kafka and one thread of torch, keep two cores busy.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+# Left out of `make check` unread: only to import them takes ten seconds.
+LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
+.PHONY: help setup demo check test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +29,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Start Kafka and a worker, and follow six ticks end to end.
 	$(BIN)/vortex demo
 
+check: lint ## Check what takes less than a minute: lint, types, unit tests without models.
+	$(PYTEST) -m "not kafka and not models and not slow" tests/unit $(LONG_IMPORTS:%=--ignore=%)
+
 test: $(READY) ## Run the tests, on a real Kafka and the mini models.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow

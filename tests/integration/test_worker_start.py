@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,9 @@ from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
+
+Moment = Callable[[subprocess.Popen[str]], None]
+"""Waits until a process has come so far."""
 
 STOP_BOUND_S = 10.0
 """What a starting worker may take to end; mostly the machine's load."""
@@ -240,10 +243,44 @@ def test_worker_that_waits_for_kafka_stops_at_once(number: int) -> None:
         assert stopped(process, number)[-1] == "Stopped"
 
 
-@pytest.mark.models
-@pytest.mark.parametrize("after_s", [0.2, 1.0, 3.0, 6.0, 10.0])
+def has_loaded(library: str) -> Moment:
+    """Return the moment at which a process has mapped a library."""
+
+    def wait(process: subprocess.Popen[str]) -> None:
+        maps = Path(f"/proc/{process.pid}/maps")
+        end_s = time.monotonic() + TIMEOUT_S
+        while library not in maps.read_text(encoding="utf-8"):
+            assert process.poll() is None
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+
+    return wait
+
+
+def has_logged(event: str) -> Moment:
+    """Return the moment at which a process has logged an event."""
+
+    def wait(process: subprocess.Popen[str]) -> None:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("{") and json.loads(line)["event"] == event:
+                return
+        raise AssertionError(f"it ended without {event!r}")
+
+    return wait
+
+
+MOMENTS: dict[str, Moment] = {
+    "at once": lambda _: None,
+    "while torch is imported": has_loaded("libtorch_cpu.so"),
+    "before the models are loaded": has_loaded("onnxruntime"),
+    "while it warms up": has_logged("Models loaded"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 async def test_worker_that_loads_models_stops_within_seconds(
-    after_s: float, make_lane: MakeLane, mini_models: Path, tmp_path: Path
+    moment: str, make_lane: MakeLane, mini_models: Path, tmp_path: Path
 ) -> None:
     lane = await make_lane()
     variables = kafka_variables(lane.config) | {
@@ -251,7 +288,7 @@ async def test_worker_that_loads_models_stops_within_seconds(
         "VORTEX__ARTIFACTS__URL": str(tmp_path / "slots"),
     }
     with starting_worker(variables) as process:
-        await asyncio.sleep(after_s)
+        await asyncio.to_thread(MOMENTS[moment], process)
         assert "Stopped" in await asyncio.to_thread(stopped, process)
 
 

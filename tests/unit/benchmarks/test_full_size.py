@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.benchmarks.full_size.__main__ import main
@@ -14,8 +13,6 @@ from tests.benchmarks.full_size.stack import build
 from tests.benchmarks.full_size.work import count
 from vortex.models.footprint import held_bytes
 from vortex.models.nf4 import Nf4Linear
-
-pytestmark = pytest.mark.models
 
 
 def test_small_measurement_fills_every_figure(tmp_path: Path) -> None:

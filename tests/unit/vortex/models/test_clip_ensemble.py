@@ -267,7 +267,6 @@ def video() -> torch.Tensor:
     return torch.randint(0, 256, (5, 3, 48, 80), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.models
 def test_same_video_gets_the_same_verdict_as_bytes_and_as_floats(
     clip: DualClip, video: torch.Tensor
 ) -> None:
@@ -302,7 +301,6 @@ def presenter(**attributes: str) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-@pytest.mark.models
 def test_worst_keyframe_score_is_that_of_the_worst_frame_alone(clip: DualClip) -> None:
     frames = presenter()
     frames[2] = 0
@@ -312,14 +310,12 @@ def test_worst_keyframe_score_is_that_of_the_worst_frame_alone(clip: DualClip) -
     assert together.worst_keyframe_score == pytest.approx(alone[2], abs=1e-5)
 
 
-@pytest.mark.models
 def test_video_of_something_else_does_not_pass(clip: DualClip) -> None:
     other = presenter(coat_colour="yellow", background="red")
     assert verify(clip, presenter(), prompt=SHOWN).self_check_passed
     assert not verify(clip, other, prompt=SHOWN).self_check_passed
 
 
-@pytest.mark.models
 @pytest.mark.parametrize(
     "attribute", [{"coat_colour": "yellow"}, {"background": "red"}, {"hair_colour": "black"}]
 )
@@ -332,7 +328,6 @@ def test_one_thing_that_is_otherwise_lowers_both_scores(
     assert wrong.score_clip_l < right.score_clip_l - 0.1
 
 
-@pytest.mark.models
 def test_banned_concept_that_is_shown_rejects_and_a_required_one_that_is_not(
     clip: DualClip,
 ) -> None:
@@ -344,14 +339,12 @@ def test_banned_concept_that_is_shown_rejects_and_a_required_one_that_is_not(
     assert (required.required_missing, required.self_check_passed) == ((0,), False)
 
 
-@pytest.mark.models
 def test_black_video_does_not_pass(clip: DualClip) -> None:
     verdict = verify(clip, torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
     assert not verdict.self_check_passed
     assert torch.isfinite(verdict.embedding).all()
 
 
-@pytest.mark.models
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_video_with_values_that_are_no_numbers_is_refused(
     clip: DualClip, video: torch.Tensor, value: float
@@ -362,13 +355,11 @@ def test_video_with_values_that_are_no_numbers_is_refused(
         verify(clip, spoilt)
 
 
-@pytest.mark.models
 def test_video_without_frames_is_refused(clip: DualClip, video: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"T > 0, got \[0, 3, 48, 80\]"):
         verify(clip, video[:0])
 
 
-@pytest.mark.models
 def test_cancelled_check_gives_no_verdict(clip: DualClip, video: torch.Tensor) -> None:
     token = CancellationToken()
     token.cancel()
@@ -376,7 +367,6 @@ def test_cancelled_check_gives_no_verdict(clip: DualClip, video: torch.Tensor) -
         verify(clip, video, token=token)
 
 
-@pytest.mark.models
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -420,7 +410,6 @@ def calibrated(directory: Path, content: str) -> Calibration:
     return ClipEncoder(directory, torch.device("cpu")).calibration
 
 
-@pytest.mark.models
 def test_encoder_reads_the_calibration_beside_its_weights(encoder_directory: Path) -> None:
     assert ClipEncoder(encoder_directory, torch.device("cpu")).calibration == Calibration()
     content = {"scale": 1.25, "offset": -0.1, "matched_refused": 0.02}
@@ -429,7 +418,6 @@ def test_encoder_reads_the_calibration_beside_its_weights(encoder_directory: Pat
     assert float(read.apply(torch.tensor(0.4))) == pytest.approx(0.4)
 
 
-@pytest.mark.models
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -468,7 +456,6 @@ def portraits() -> torch.Tensor:
     return drawn(5, 10, moving=0.0)[1]
 
 
-@pytest.mark.models
 @pytest.mark.parametrize("name", ["clip-b", "clip-l"])
 def test_embeddings_of_int8_weights_are_nearly_those_of_float32(
     name: str, portraits: torch.Tensor, mini_models: Path
@@ -491,7 +478,6 @@ def test_embeddings_of_int8_weights_are_nearly_those_of_float32(
     assert torch.equal(rounded.encode_frames(frames), pairs[0][1])
 
 
-@pytest.mark.models
 def test_int8_weights_hold_a_quarter_of_the_bytes_attention_included(mini_models: Path) -> None:
     directory, cpu = mini_models / "mini" / "clip-l", torch.device("cpu")
     exact = held_bytes(ClipEncoder(directory, cpu).network)

@@ -15,8 +15,6 @@ from vortex.errors import VortexInitializationError
 from vortex.models.flux import FluxImage
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
-pytestmark = pytest.mark.models
-
 CPU = torch.device("cpu")
 STEPS = 4
 

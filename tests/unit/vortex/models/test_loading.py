@@ -14,8 +14,6 @@ from vortex.errors import VortexInitializationError
 from vortex.models.loading import try_loading
 from vortex.weights.catalogue import Catalogue
 
-pytestmark = pytest.mark.models
-
 State = dict[str, torch.Tensor]
 OPEN_CLIP = "clip-b/open_clip_model.safetensors"
 TEXT_ENCODERS = ("flux/text_encoder/model.safetensors", "flux/text_encoder_2/model.safetensors")

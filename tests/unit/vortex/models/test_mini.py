@@ -14,8 +14,6 @@ import pytest
 from vortex.models.mini import build_mini
 from vortex.weights.manifest import FILE_NAME, verify_manifest, write_manifest
 
-pytestmark = pytest.mark.models
-
 LIMIT_S = 90.0
 
 # Builds into argv[1], and before the last step waits for the file argv[3], after making argv[2].

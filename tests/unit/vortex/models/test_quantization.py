@@ -150,7 +150,6 @@ def psnr_db(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(-10 * (first - second).square().mean().log10())
 
 
-@pytest.mark.models
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_flux_in_nf4_draws_nearly_the_same_picture(
     dtype: torch.dtype, load: Callable[..., FluxImage]
@@ -163,7 +162,6 @@ def test_flux_in_nf4_draws_nearly_the_same_picture(
         assert psnr_db(picture, draw(exact, prompt, seed=3)) < LEAST_PSNR_DB - 6
 
 
-@pytest.mark.models
 def test_flux_in_nf4_holds_what_it_should_part_by_part(load: Callable[..., FluxImage]) -> None:
     exact, rounded = load("none").parts, load("nf4").parts
     assert list(exact) == ["transformer", "t5", "clip_text", "vae"]
@@ -179,7 +177,6 @@ def test_flux_in_nf4_holds_what_it_should_part_by_part(load: Callable[..., FluxI
         assert held_bytes(rounded[name]) == held_bytes(exact[name])
 
 
-@pytest.mark.models
 def test_flux_in_nf4_stops_after_the_step_that_was_cancelled(
     load: Callable[..., FluxImage],
 ) -> None:
@@ -194,7 +191,6 @@ def test_flux_in_nf4_stops_after_the_step_that_was_cancelled(
     assert done == [(1, 4)]
 
 
-@pytest.mark.models
 def test_flux_that_does_not_fit_is_told_with_the_bytes_that_it_needs(
     load: Callable[..., FluxImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,6 @@ def test_package_of_another_checksum_is_not_opened(npm_is: NpmScript, tmp_path: 
     assert complaint().startswith("what npm fetched is not kokoro-js@1.2.1 as it was published")
 
 
-@pytest.mark.models
 def test_kokoro_without_npm_is_installed_with_five_voices_and_says_so(
     npm_is: NpmScript, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,8 +18,6 @@ from vortex.models.kokoro.voices import PREFERRED
 from vortex.utils.audio import envelope
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
-pytestmark = pytest.mark.models
-
 SHORT = "Good evening."
 SENTENCES = ("Good evening.", "It rains in the north.", "The sun shines.")
 MELODIC_VOICE = "jf_nezumi"  # of the packaged ones, the one whose pitch is told most clearly

@@ -19,8 +19,6 @@ from vortex.models.kokoro.backend import SAMPLES_PER_UNIT, KokoroBackend
 from vortex.models.kokoro.load_backend import load_backend
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
-pytestmark = pytest.mark.models
-
 FEW = [43 + i % 60 for i in range(20)]
 MANY = [43 + i % 60 for i in range(200)]
 

@@ -17,8 +17,6 @@ from vortex.models.kokoro import KokoroSpeech, Speech, speaker
 from vortex.models.kokoro.backend import MAX_TOKENS, SAMPLES_PER_UNIT
 from vortex.utils.cancellation import CancellationToken
 
-pytestmark = pytest.mark.models
-
 NEWS = (
     "Markets fell sharply after the bank raised its rates, and nobody knows why the minister"
     " resigned on Tuesday morning in Edinburgh."

@@ -313,7 +313,6 @@ def jaw(speech: Speech, loudness: np.ndarray) -> np.ndarray:
     return np.convolve(track, [0.25, 0.5, 0.25], mode="same")
 
 
-@pytest.mark.models
 def test_mouth_follows_the_loudness_of_real_speech_within_a_frame(spoken: Speech) -> None:
     openings = motion(spoken).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
@@ -322,7 +321,6 @@ def test_mouth_follows_the_loudness_of_real_speech_within_a_frame(spoken: Speech
     assert abs(max(by_lag, key=by_lag.__getitem__)) <= 1
 
 
-@pytest.mark.models
 def test_mouth_follows_the_phonemes_of_real_speech_within_a_frame(spoken: Speech) -> None:
     openings = motion(spoken).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
@@ -331,7 +329,6 @@ def test_mouth_follows_the_phonemes_of_real_speech_within_a_frame(spoken: Speech
     assert abs(max(by_lag, key=by_lag.__getitem__)) <= 1
 
 
-@pytest.mark.models
 def test_estimate_from_the_waveform_follows_real_speech_within_a_frame(spoken: Speech) -> None:
     without = Speech(spoken.waveform, (), spoken.voice_id, spoken.truncated)
     openings = motion(without).openings
@@ -342,7 +339,6 @@ def test_estimate_from_the_waveform_follows_real_speech_within_a_frame(spoken: S
     assert correlations(openings, jaw(spoken, loudness))[0] > 0.55
 
 
-@pytest.mark.models
 def test_lips_meet_in_every_bilabial_of_real_speech(spoken: Speech) -> None:
     openings = motion(spoken).openings
     bilabials = [p for p in spoken.phonemes if p.symbol in "pbm"]
@@ -351,7 +347,6 @@ def test_lips_meet_in_every_bilabial_of_real_speech(spoken: Speech) -> None:
     assert openings[middles].max() == 0
 
 
-@pytest.mark.models
 def test_mouth_is_closed_in_the_pauses_of_real_speech(spoken: Speech) -> None:
     openings = motion(spoken).openings
     loudness = envelope(spoken.waveform, spoken.sample_rate_hz, FPS, len(openings))
@@ -360,7 +355,6 @@ def test_mouth_is_closed_in_the_pauses_of_real_speech(spoken: Speech) -> None:
     assert openings[silent].max() < 0.01
 
 
-@pytest.mark.models
 def test_lips_of_real_speech_move_smoothly(spoken: Speech) -> None:
     """They take 25 ms at least from the widest vowel to p, b or m, and most ways are short."""
     assert np.abs(np.diff(motion(spoken, fps=100).openings)).max() < 0.85 / 2.5
