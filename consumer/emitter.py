@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from consumer.config import KafkaConfig
+from consumer.kafka.access import PRODUCER, require_access
 from consumer.kafka.clients import connecting, make_plain_producer
 from consumer.telemetry import propagation, semconv
 from schemas import SlotTick
@@ -24,6 +25,7 @@ class TickEmitter:
 
     def __init__(self, config: KafkaConfig) -> None:
         """Take brokers and topic."""
+        self._config = config
         self._topic = config.topics.ticks
         self._producer = make_plain_producer(config, client_id=CLIENT_ID)
 
@@ -31,11 +33,12 @@ class TickEmitter:
         """Connect.
 
         Raises:
-            KafkaUnreachableError: no broker answers.
+            KafkaUnreachableError: no broker answers, or ticks may not be written.
         """
         try:
             with connecting():
                 await self._producer.start()
+                await require_access(self._producer.client, self._config, PRODUCER)
         except BaseException:
             await self._producer.stop()
             raise

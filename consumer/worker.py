@@ -24,6 +24,7 @@ from consumer.dispatcher import Dispatcher, Made
 from consumer.engine.base import Engine, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
+from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.clients import (
     KafkaUnreachableError,
     background_tasks,
@@ -366,10 +367,7 @@ class Worker:
         with connecting():
             async with asyncio.timeout(timeout_s):
                 await self._admin.start()
-                # Asks a random broker, which may be one that is down.
-                topics = set(await self._admin.list_topics())
-        names = self._config.topics
-        missing = sorted({names.ticks, names.results, names.dead_letter} - topics)
+                missing = await require_access(self._admin._client, self._config, WORKER)
         if missing:
             raise WorkerStartError(
                 f"Kafka at {self._config.bootstrap_servers} has no topic {', '.join(missing)};"

@@ -13,7 +13,7 @@ import typer
 from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import EXIT_MISSING, FAILURES, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
-from consumer.kafka.clients import connecting, make_admin
+from consumer.kafka.access import WORKER, ask_for_access
 from vortex.weights.manifest import verify_manifest
 
 KAFKA_TIMEOUT_S = 5.0
@@ -76,27 +76,20 @@ def _weights(settings: WorkerConfig) -> str:
 def _kafka(settings: WorkerConfig) -> str:
     kafka = settings.kafka
     try:
-        topics = asyncio.run(_topics(settings))
+        missing = asyncio.run(_missing_topics(settings))
     except TimeoutError as error:
         raise _NotReadyError(f"no answer from {kafka.bootstrap_servers}") from error
-    names = {kafka.topics.ticks, kafka.topics.results, kafka.topics.dead_letter}
-    if missing := sorted(names - topics):
+    if missing:
         raise _NotReadyError(
             f"{kafka.bootstrap_servers} has no topic {', '.join(missing)};"
             " create it with `vortex kafka create-topics`"
         )
-    return f"{kafka.bootstrap_servers}, all three topics are there"
+    return f"{kafka.bootstrap_servers}, all three topics are there, and the rights to them"
 
 
-async def _topics(settings: WorkerConfig) -> set[str]:
-    admin = make_admin(settings.kafka, client_id="vortex-doctor")
-    try:
-        async with asyncio.timeout(KAFKA_TIMEOUT_S):
-            with connecting():
-                await admin.start()
-            return set(await admin.list_topics())
-    finally:
-        await admin.close()
+async def _missing_topics(settings: WorkerConfig) -> list[str]:
+    async with asyncio.timeout(KAFKA_TIMEOUT_S):
+        return await ask_for_access(settings.kafka, WORKER, client_id="vortex-doctor")
 
 
 def _store(settings: WorkerConfig) -> str:
