@@ -113,6 +113,12 @@ class KafkaConfig(Section):
         return self
 
 
+class IntakeConfig(Section):
+    """Which ticks are accepted."""
+
+    trusted_keys: tuple[Path, ...]
+
+
 class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
@@ -148,6 +154,7 @@ class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
     kafka: KafkaConfig
+    intake: IntakeConfig
     artifacts: ArtifactsConfig
     telemetry: TelemetryConfig
     logging: LoggingConfig

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -39,6 +40,9 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.watched_tasks import WatchedTasks
 from schemas import WorkerInfo
+
+if TYPE_CHECKING:
+    from schemas.signing import TrustedKeys
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
@@ -78,7 +82,12 @@ class Worker:
     """
 
     def __init__(
-        self, config: KafkaConfig, engine: Engine, *, worker_id: str | None = None
+        self,
+        config: KafkaConfig,
+        engine: Engine,
+        *,
+        worker_id: str | None = None,
+        trusted: TrustedKeys | None = None,
     ) -> None:
         """Take the engine, not yet started; `run` starts it and stops it.
 
@@ -87,7 +96,9 @@ class Worker:
             engine: makes the slots.
             worker_id: names this worker in outcomes, spans and at the brokers; by default host
                 name and process id.
+            trusted: the keys that may sign ticks; with none, ticks need no signature.
         """
+        self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
         self._topic = config.topics.ticks
@@ -205,7 +216,7 @@ class Worker:
         context = trace.set_span_in_context(span, parent)
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
         try:
-            tick = read_tick(record)
+            tick = read_tick(record, self._trusted)
             job = Job.of(key, tick, arrival, span, context)
         except Exception as error:
             expected = isinstance(error, UnreadableTickError)

@@ -11,6 +11,7 @@ from consumer.cli.common import FAILURES, ConfigOption, complain, exit_code_of, 
 from consumer.cli.leaving import AbandonableThreads, leave
 from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
+from consumer.intake import load_trusted_keys
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
 from consumer.worker import Worker
@@ -53,7 +54,8 @@ def run(
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
     from consumer.engine.inline import InlineEngine  # needs the extra `pipeline`
 
-    worker = Worker(settings.kafka, InlineEngine(settings), worker_id=worker_id)
+    trusted = load_trusted_keys(settings.intake.trusted_keys)
+    worker = Worker(settings.kafka, InlineEngine(settings), worker_id=worker_id, trusted=trusted)
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
     held_stop.hand_over(worker.request_stop)
     await worker.run()
