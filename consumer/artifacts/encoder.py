@@ -158,6 +158,7 @@ class _Attempt:
         raise ArtifactError("the encoder has stopped")
 
     def finish(self, timeout_s: float) -> EncodedMedia:
+        timeout_s = min(timeout_s, threading.TIMEOUT_MAX)  # a deadline may be centuries away
         give_up_at = time.monotonic() + timeout_s
         if self._thread.is_alive():
             self._put(None, timeout_s)
