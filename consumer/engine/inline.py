@@ -215,7 +215,7 @@ class InlineEngine:
         attributes = {semconv.SLOT_ARTIFACT_BYTES: media.bytes}
         with tracer.start_as_current_span("slot.store", attributes=attributes):
             async with asyncio.timeout(_left_s(request)):
-                stored = await asyncio.to_thread(store.put, media, request.channel, request.slot_id)
+                stored = await store.put_in_thread(media, request.channel, request.slot_id)
         times_ms["store_ms"] = (time.monotonic() - started) * 1000
         return Artifact(
             uri=stored.uri,
