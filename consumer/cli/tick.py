@@ -114,7 +114,7 @@ async def _emit(
                 progress.advance(task)
                 if progress.disable:
                     where = f"{at.topic}[{at.partition}]@{at.offset}"
-                    due = made.deadline.astimezone().strftime("%H:%M:%S")
+                    due = _local_time(made.deadline)
                     console.print(f"slot {made.slot_id}  {where}  due {due}", highlight=False)
 
 
@@ -140,10 +140,26 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
         yield document if "recipe" in document else {"recipe": document}
 
 
+def _after(now: datetime, seconds: float) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        fail(f"--deadline: {seconds} seconds from now is no time; give fewer", EXIT_USAGE)
+
+
+def _local_time(moment: datetime) -> str:
+    try:
+        return moment.astimezone().strftime("%H:%M:%S")
+    except (OverflowError, OSError):  # the local time is in the year 0 or 10,000
+        return moment.isoformat()
+
+
 def _make(document: dict[str, Any], defaults: dict[str, Any], number: int) -> SlotTick:
     """Return the tick of a document; what it leaves open comes from the options."""
     now = datetime.now(UTC)
-    deadline = document.get("deadline", now + timedelta(seconds=defaults["deadline_s"]))
+    deadline = (
+        document["deadline"] if "deadline" in document else _after(now, defaults["deadline_s"])
+    )
     tick = {
         "slot_id": defaults["slot_id"] + number,
         "channel": defaults["channel"],
