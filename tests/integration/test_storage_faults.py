@@ -194,6 +194,21 @@ async def test_upload_that_is_cut_short_is_noticed_and_replaces_no_older_video(
         assert files(faulty) == []
 
 
+async def test_slot_of_a_slow_store_is_made_if_it_is_stored_before_its_deadline(
+    faulty: str, make_lane: MakeLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with station(await make_lane(), faulty, monkeypatch) as worker:
+        FaultyFileSystem.answers.clear()
+        await worker.emit()
+        await until(lambda: FaultyFileSystem.waiting == 1)
+        began_s = time.monotonic()
+        await until(lambda: time.monotonic() - began_s > 0.5)
+        FaultyFileSystem.answers.set()
+        (made,) = await worker.outcomes()
+        assert_made(made, faulty)
+        assert made.breakdown.store_ms >= 500  # type: ignore[union-attr]
+
+
 async def test_store_that_hangs_costs_each_slot_its_deadline_and_nothing_more(
     faulty: str, make_lane: MakeLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
