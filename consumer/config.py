@@ -32,15 +32,52 @@ class SecurityConfig(Section):
     """How to connect to the brokers."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
     username: str | None
     password: SecretStr | None
+    password_file: Path | None
+    token_file: Path | None
     ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
+    key_password_file: Path | None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.protocol.endswith("SSL")
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether there is a login."""
+        return self.protocol.startswith("SASL")
 
     @model_validator(mode="after")
-    def _sasl_has_credentials(self) -> Self:
-        if self.protocol.startswith("SASL") and (self.username is None or self.password is None):
-            raise ValueError(f"protocol {self.protocol} needs username and password")
+    def _sasl_has_one_kind_of_credentials(self) -> Self:
+        if not self.uses_sasl:
+            return self
+        passwords = [each for each in (self.password, self.password_file) if each is not None]
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.token_file is None:
+                raise ValueError("sasl_mechanism OAUTHBEARER needs token_file")
+            if passwords:
+                raise ValueError("sasl_mechanism OAUTHBEARER takes token_file and no password")
+        elif self.token_file is not None:
+            raise ValueError(f"token_file is for OAUTHBEARER, not {self.sasl_mechanism}")
+        elif self.username is None or not passwords:
+            raise ValueError(
+                f"protocol {self.protocol} needs username, and password_file or password"
+            )
+        elif len(passwords) > 1:
+            raise ValueError("password and password_file are both set; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_is_complete_and_used(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file need each other")
+        if self.cert_file is not None and not self.encrypted:
+            raise ValueError(f"cert_file needs protocol SSL or SASL_SSL, not {self.protocol}")
         return self
 
 
@@ -78,6 +115,12 @@ class KafkaConfig(Section):
                 f" rebalance_timeout_s {self.rebalance_timeout_s}"
             )
         return self
+
+
+class IntakeConfig(Section):
+    """Which ticks are accepted."""
+
+    trusted_keys: tuple[Path, ...]
 
 
 class EngineConfig(Section):
@@ -130,6 +173,7 @@ class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
     kafka: KafkaConfig
+    intake: IntakeConfig
     engine: EngineConfig
     artifacts: ArtifactsConfig
     telemetry: TelemetryConfig

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aiokafka.structs import RecordMetadata
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from consumer.config import KafkaConfig
+from consumer.kafka.access import PRODUCER, require_access
 from consumer.kafka.clients import connecting, make_plain_producer
 from consumer.telemetry import propagation, semconv
 from schemas import SlotTick
+
+if TYPE_CHECKING:
+    from schemas.signing import TickSigner
 
 CLIENT_ID = "vortex-tick"
 
@@ -22,7 +26,15 @@ tracer = trace.get_tracer("vortex.emitter", schema_url=semconv.SCHEMA_URL)
 class TickEmitter:
     """Writes ticks to Kafka; each begins a trace of its own, which goes along in its headers."""
 
-    def __init__(self, config: KafkaConfig) -> None:
+    def __init__(self, config: KafkaConfig, signer: TickSigner | None = None) -> None:
+        """Create an emitter that is not connected yet.
+
+        Args:
+            config: brokers and topic.
+            signer: signs everything that is emitted.
+        """
+        self._signer = signer
+        self._config = config
         self._topic = config.topics.ticks
         self._producer = make_plain_producer(config, client_id=CLIENT_ID)
 
@@ -30,11 +42,12 @@ class TickEmitter:
         """Connect.
 
         Raises:
-            KafkaUnreachableError: no broker answers.
+            KafkaUnreachableError: no broker answers, or ticks may not be written.
         """
         try:
             with connecting():
                 await self._producer.start()
+                await require_access(self._producer.client, self._config, PRODUCER)
         except BaseException:
             await self._producer.stop()
             raise
@@ -69,6 +82,8 @@ class TickEmitter:
                 ),
             ) as span:
                 headers: list[tuple[str, bytes]] = [("content-type", b"application/json")]
+                if self._signer is not None:
+                    headers.append(self._signer.header(value))
                 propagation.inject(headers)
                 written = await self._producer.send_and_wait(
                     self._topic, value, key=key, headers=headers

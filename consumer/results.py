@@ -9,9 +9,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 
 from consumer.config import KafkaConfig
+from consumer.kafka.access import WATCHER, ask_for_access
 from consumer.kafka.clients import connecting, make_reader
 from schemas import DeadlineMissed, SlotComplete, TickSource, parse_outcome
 
+CLIENT_ID = "vortex-watch"
 POLL_TIMEOUT_MS = 250
 
 
@@ -36,10 +38,12 @@ async def read_results(config: KafkaConfig, *, from_start: bool) -> AsyncGenerat
         from_start: also what was there before.
 
     Raises:
-        KafkaUnreachableError: no broker answers.
+        KafkaUnreachableError: no broker answers, or results may not be read.
     """
     topics = config.topics
-    reader = make_reader(config, topics.results, topics.dead_letter, client_id="vortex-watch")
+    # Before the reader starts: it would wait for topics that it may not see.
+    await ask_for_access(config, WATCHER, client_id=CLIENT_ID)
+    reader = make_reader(config, topics.results, topics.dead_letter, client_id=CLIENT_ID)
     try:
         with connecting():
             await reader.start()

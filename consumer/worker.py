@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -26,6 +27,7 @@ from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError
 from consumer.intake import UnreadableTickError, dead_letter, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
+from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.at_least_once import AtLeastOncePublisher
 from consumer.kafka.clients import (
     KafkaUnreachableError,
@@ -42,6 +44,9 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.watched_tasks import WatchedTasks
 from schemas import SlotTick, Stage, WorkerInfo
+
+if TYPE_CHECKING:
+    from schemas.signing import TrustedKeys
 
 POLL_BACKOFF_S = 1.0
 DRAIN_TIMEOUT_S = 10.0
@@ -92,6 +97,7 @@ class Worker:
         worker_id: str | None = None,
         on_progress: OnProgress = lambda _job, _stage: None,
         store_problem: Callable[[], str | None] = lambda: None,
+        trusted: TrustedKeys | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -103,7 +109,9 @@ class Worker:
             on_progress: see `OnProgress`; called on the event loop, must not block.
             store_problem: returns why nothing can be stored at present, None if it can; must
                 answer at once.
+            trusted: the keys that may sign ticks; with none, ticks need no signature.
         """
+        self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
         self._topic = config.topics.ticks
@@ -256,7 +264,7 @@ class Worker:
         context = trace.set_span_in_context(span, parent)
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
         try:
-            tick = read_tick(record)
+            tick = read_tick(record, self._trusted)
             job = Job.of(key, tick, arrival, span, context)
             first = self._first_of(tick, record)
         except Exception as error:
@@ -473,10 +481,7 @@ class Worker:
         with connecting():
             async with asyncio.timeout(timeout_s):
                 await self._admin.start()
-                # Asks a random broker, which may be one that is down.
-                topics = set(await self._admin.list_topics())
-        names = self._config.topics
-        missing = sorted({names.ticks, names.results, names.dead_letter} - topics)
+                missing = await require_access(self._admin._client, self._config, WORKER)
         if missing:
             raise WorkerStartError(
                 f"Kafka at {self._config.bootstrap_servers} has no topic {', '.join(missing)};"

@@ -16,8 +16,11 @@ MAX_TICK_BYTES: Final = 256 * 1024
 
 
 def _looks_like_a_time(value: object) -> object:
-    """Refuse bare numbers: pydantic would guess whether they are seconds or milliseconds."""
-    if not (isinstance(value, datetime) or (isinstance(value, str) and "T" in value)):
+    """Refuse bare numbers: pydantic would guess whether they are seconds or milliseconds.
+
+    RFC 3339 allows a small `t` and `z` as well.
+    """
+    if not (isinstance(value, datetime) or (isinstance(value, str) and "T" in value.upper())):
         raise ValueError("must be a time as in RFC 3339, such as 2030-01-31T20:15:00+01:00")
     return value
 

@@ -41,6 +41,10 @@ _CLOUD_EVENT_HEADERS = {
     "content-type": "application/json",
 }
 _TRACE_HEADERS = {"traceparent": "W3C trace context; the last value counts"}
+_TICK_HEADERS = {
+    **_TRACE_HEADERS,
+    "vortex-signature": "Ed25519 over the value's bytes, where workers ask for it; see SECURITY.md",
+}
 _DEAD_LETTER_HEADERS = {
     "__dlq.errors.topic": "Topic of the tick",
     "__dlq.errors.partition": "Partition of the tick",
@@ -123,7 +127,7 @@ def _asyncapi() -> dict[str, Any]:
         "components": {
             "messages": {
                 "tick": _message(
-                    "SlotTick", _TRACE_HEADERS, ["slot-tick.minimal", "slot-tick.full"]
+                    "SlotTick", _TICK_HEADERS, ["slot-tick.minimal", "slot-tick.full"]
                 ),
                 "slotComplete": _message("SlotComplete", outcome_headers, ["slot-complete"]),
                 "deadlineMissed": _message(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import threading
@@ -17,6 +18,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from consumer.artifacts.errors import ArtifactError
 from consumer.artifacts.media import EncodedMedia
 from vortex.utils.files import sha256_of
+
+logger = logging.getLogger(__name__)
 
 AUDIO_RATE_HZ = 48_000
 _PUT_POLL_S = 0.1
@@ -159,6 +162,7 @@ class _Attempt:
         raise ArtifactError("the encoder has stopped")
 
     def finish(self, timeout_s: float) -> EncodedMedia:
+        timeout_s = min(timeout_s, threading.TIMEOUT_MAX)  # a deadline may be centuries away
         give_up_at = time.monotonic() + timeout_s
         if self._thread.is_alive():
             self._put(None, timeout_s)
@@ -182,7 +186,13 @@ class _Attempt:
     def abort(self) -> None:
         self._aborted.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:  # what went wrong before is what counts; `check` sweeps it up
+            logger.warning(
+                "Unfinished video not removed",
+                extra={"file": str(self._path), "reason": error.strerror},
+            )
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from consumer.artifacts.errors import ArtifactStoreError
 from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.store_threads import StoreThreads
 from vortex.utils.files import sha256_of
 
 T = TypeVar("T")
@@ -38,7 +41,8 @@ class ArtifactStore:
 
     A video gets its final name by a rename at the very end. On a local disk that is atomic, and
     the file is flushed to the disk before it. On object stores fsspec copies and deletes; there an
-    object appears whole anyway. A slot that is made again replaces its video. All methods block.
+    object appears whole anyway. A slot that is made again replaces its video. All methods but
+    `put_in_thread` block.
     """
 
     def __init__(self, url: str, storage_options: dict[str, str] | None = None) -> None:
@@ -58,6 +62,7 @@ class ArtifactStore:
             raise ArtifactStoreError(f"artifacts.url {url}: {error}") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._threads = StoreThreads()
 
     def scratch_path(self, channel: str, slot_id: int) -> Path:
         """Return an unused path on the local disk to encode to.
@@ -73,8 +78,36 @@ class ArtifactStore:
         self._attempt(lambda: final.parent.mkdir(parents=True, exist_ok=True))
         return final.with_name(f".{slot_id}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
 
-    def put(self, media: EncodedMedia, channel: str, slot_id: int) -> StoredArtifact:
+    async def put_in_thread(
+        self, media: EncodedMedia, channel: str, slot_id: int
+    ) -> StoredArtifact:
+        """Do what `put` does without blocking; cancelling leaves a store behind that hangs.
+
+        What arrives in the store after that gets no final name.
+
+        Raises:
+            ArtifactStoreError: also if too many earlier calls hang.
+        """
+        given_up = threading.Event()
+        try:
+            return await self._threads.run(lambda: self.put(media, channel, slot_id, given_up))
+        finally:
+            given_up.set()
+
+    def put(
+        self,
+        media: EncodedMedia,
+        channel: str,
+        slot_id: int,
+        given_up: threading.Event | None = None,
+    ) -> StoredArtifact:
         """Move a finished video to its final name; returns when it is durable.
+
+        Args:
+            media: the finished file, which is gone afterwards.
+            channel: the slot's channel.
+            slot_id: the slot.
+            given_up: once it is set, an upload under way gets no final name.
 
         Raises:
             ArtifactStoreError: it could not be stored; an older video of the slot stays as it was.
@@ -83,7 +116,7 @@ class ArtifactStore:
         if self._local:
             self._attempt(lambda: _rename_durably(media.path, Path(final)))
         else:
-            self._attempt(lambda: self._upload(media, final))
+            self._attempt(lambda: self._upload(media, final, given_up))
             media.path.unlink(missing_ok=True)
         return StoredArtifact(self._fs.unstrip_protocol(final), media.bytes, media.sha256)
 
@@ -126,14 +159,27 @@ class ArtifactStore:
         folder = channel.replace(".", "%2E") if channel in (".", "..") else channel
         return f"{self._root}/{folder}/{slot_id}.mp4"
 
-    def _upload(self, media: EncodedMedia, final: str) -> None:
+    def _upload(self, media: EncodedMedia, final: str, given_up: threading.Event | None) -> None:
         temporary = f"{final}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         self._fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
-        self._fs.put_file(str(media.path), temporary)
-        self._fs.mv(temporary, final)
-        stored = self._fs.size(final)
-        if stored != media.bytes:
-            raise OSError(f"{stored} of {media.bytes} bytes arrived")
+        try:
+            self._fs.put_file(str(media.path), temporary)
+            self._check_arrived(temporary, media.bytes, given_up)
+            self._fs.mv(temporary, final)
+        except BaseException:
+            # What is there of it, if the store answers; the first error is the one that counts.
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(temporary)
+            raise
+
+    def _check_arrived(
+        self, temporary: str, expected: int, given_up: threading.Event | None
+    ) -> None:
+        arrived = self._fs.info(temporary)["size"]
+        if arrived != expected:
+            raise OSError(f"{arrived} of {expected} bytes arrived")
+        if given_up is not None and given_up.is_set():
+            raise OSError("the slot was given up meanwhile")
 
     def _attempt(self, action: Callable[[], T]) -> T:
         try:

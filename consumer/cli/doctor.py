@@ -13,6 +13,7 @@ import typer
 from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import EXIT_MISSING, FAILURES, ConfigOption, console, load_config
 from consumer.config import WorkerConfig
+from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.broker_version import MIN_BROKER, find_too_old
 from consumer.kafka.clients import connecting, make_admin
 from vortex.weights.manifest import verify_manifest
@@ -77,7 +78,7 @@ def _weights(settings: WorkerConfig) -> str:
 def _kafka(settings: WorkerConfig) -> str:
     kafka = settings.kafka
     try:
-        topics, too_old = asyncio.run(_ask_brokers(settings))
+        missing, too_old = asyncio.run(_ask_brokers(settings))
     except TimeoutError as error:
         raise _NotReadyError(f"no answer from {kafka.bootstrap_servers}") from error
     if too_old and kafka.delivery == "exactly-once":
@@ -85,23 +86,26 @@ def _kafka(settings: WorkerConfig) -> str:
             f"{', '.join(too_old)} runs a Kafka below {MIN_BROKER}, on which exactly-once does not"
             f" hold; upgrade it to {MIN_BROKER} or later, or set kafka.delivery to at-least-once"
         )
-    names = {kafka.topics.ticks, kafka.topics.results, kafka.topics.dead_letter}
-    if missing := sorted(names - topics):
+    if missing:
         raise _NotReadyError(
             f"{kafka.bootstrap_servers} has no topic {', '.join(missing)};"
             " create it with `vortex kafka create-topics`"
         )
-    return f"{kafka.bootstrap_servers}, all three topics are there, {kafka.delivery}"
+    return (
+        f"{kafka.bootstrap_servers}, all three topics are there, and the rights to them,"
+        f" {kafka.delivery}"
+    )
 
 
-async def _ask_brokers(settings: WorkerConfig) -> tuple[set[str], list[str]]:
-    """Return the topics' names and the brokers that are too old."""
+async def _ask_brokers(settings: WorkerConfig) -> tuple[list[str], list[str]]:
+    """Return the topics that are missing and the brokers that are too old."""
     admin = make_admin(settings.kafka, client_id="vortex-doctor")
     try:
         async with asyncio.timeout(KAFKA_TIMEOUT_S):
             with connecting():
                 await admin.start()
-            return set(await admin.list_topics()), await find_too_old(admin._client)
+                missing = await require_access(admin._client, settings.kafka, WORKER)
+                return missing, await find_too_old(admin._client)
     finally:
         await admin.close()
 

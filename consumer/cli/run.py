@@ -13,6 +13,7 @@ from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
 from consumer.engine.make import make_engine
 from consumer.health import serving_health
+from consumer.intake import load_trusted_keys
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
 from consumer.worker import Worker
@@ -53,7 +54,12 @@ def run(
 
 
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
-    worker = Worker(settings.kafka, make_engine(settings), worker_id=worker_id)
+    worker = Worker(
+        settings.kafka,
+        make_engine(settings),
+        worker_id=worker_id,
+        trusted=load_trusted_keys(settings.intake.trusted_keys),
+    )
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
     held_stop.hand_over(worker.request_stop)
     async with serving_health(settings.health, worker):

@@ -6,20 +6,23 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from pydantic import ValidationError
 from rich.progress import Progress
 
-from consumer.cli.common import EXIT_USAGE, ConfigOption, console, fail, load_config
+from consumer.cli.common import EXIT_MISSING, EXIT_USAGE, ConfigOption, console, fail, load_config
 from consumer.config import KafkaConfig
 from consumer.emitter import TickEmitter
 from consumer.telemetry.tracing import configure_tracing
 from schemas import SlotTick
 from schemas.describe import describe_validation_error
 from vortex.errors import one_line
+
+if TYPE_CHECKING:
+    from schemas.signing import TickSigner
 
 DEFAULT_SCRIPT = "Good evening. This is a test of the slot service. Thank you for watching."
 DEFAULT_PROMPT = "A portrait of a news presenter in front of a blue wall"
@@ -51,6 +54,10 @@ def tick(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of ticks; slot ids count up.")] = 1,
     rate: Annotated[float, typer.Option(min=0.001, help="Ticks per second.")] = 1.0,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEYFILE", help="PEM file with an Ed25519 private key to sign with."),
+    ] = None,
 ) -> None:
     """Emit one tick or many, and print the Kafka position of each.
 
@@ -79,15 +86,17 @@ def tick(
     defaults = {"slot_id": slot_id, "channel": channel, "deadline_s": deadline}
     for number in range(len(documents)):
         _make(documents[number], defaults, number)  # a wrong one is found before any is sent
+    signer = None if sign is None else _signer(sign)
     tracing = configure_tracing(settings.telemetry)
     try:
-        asyncio.run(_emit(settings.kafka, documents, defaults, count, rate))
+        asyncio.run(_emit(settings.kafka, signer, documents, defaults, count, rate))
     finally:
         tracing.shutdown()
 
 
 async def _emit(
     kafka: KafkaConfig,
+    signer: TickSigner | None,
     documents: list[dict[str, Any]],
     defaults: dict[str, Any],
     count: int,
@@ -95,7 +104,7 @@ async def _emit(
 ) -> None:
     total = max(count, len(documents))
     loop = asyncio.get_running_loop()
-    async with TickEmitter(kafka) as emitter:
+    async with TickEmitter(kafka, signer) as emitter:
         started_s = loop.time()
         with Progress(console=console, disable=total < 20) as progress:
             task = progress.add_task("emitting", total=total)
@@ -106,8 +115,19 @@ async def _emit(
                 progress.advance(task)
                 if progress.disable:
                     where = f"{at.topic}[{at.partition}]@{at.offset}"
-                    due = made.deadline.astimezone().strftime("%H:%M:%S")
+                    due = _local_time(made.deadline)
                     console.print(f"slot {made.slot_id}  {where}  due {due}", highlight=False)
+
+
+def _signer(path: Path) -> TickSigner:
+    try:
+        from schemas.signing import SigningKeyError, TickSigner
+    except ModuleNotFoundError as error:
+        fail(f"--sign needs the package {error.name}; install vortex-slots[signing]", EXIT_MISSING)
+    try:
+        return TickSigner.load(path)
+    except SigningKeyError as error:
+        fail(f"--sign: {error}", EXIT_USAGE)
 
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
@@ -121,10 +141,26 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
         yield document if "recipe" in document else {"recipe": document}
 
 
+def _after(now: datetime, seconds: float) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        fail(f"--deadline: {seconds} seconds from now is no time; give fewer", EXIT_USAGE)
+
+
+def _local_time(moment: datetime) -> str:
+    try:
+        return moment.astimezone().strftime("%H:%M:%S")
+    except (OverflowError, OSError):  # the local time is in the year 0 or 10,000
+        return moment.isoformat()
+
+
 def _make(document: dict[str, Any], defaults: dict[str, Any], number: int) -> SlotTick:
     """Return the tick of a document; what it leaves open comes from the options."""
     now = datetime.now(UTC)
-    deadline = document.get("deadline", now + timedelta(seconds=defaults["deadline_s"]))
+    deadline = (
+        document["deadline"] if "deadline" in document else _after(now, defaults["deadline_s"])
+    )
     tick = {
         "slot_id": defaults["slot_id"] + number,
         "channel": defaults["channel"],

@@ -18,9 +18,10 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,14 +83,43 @@ if temporary:
 _EXCEPTION_LINE = re.compile(r"^(?:Caused by: )?(?P<cause>[\w.$]+(?:Exception|Error): .+)")
 
 
+@dataclass(frozen=True)
+class Security:
+    """What every node of a cluster has in addition to its open listener."""
+
+    listeners: Mapping[str, str] = field(default_factory=dict)
+    """Name of a listener, in capitals, to its security protocol."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Further lines of `server.properties`."""
+    scram_users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Users of SCRAM-SHA-512 to their passwords; both without commas and brackets."""
+
+
+OPEN = Security()
+"""Whoever reaches the loopback interface may do anything."""
+
+
 class Node:
     """One broker and controller: its directory, its ports and, while it runs, its process.
 
     `directory` holds the settings, the log file `server.log` and the data.
     """
 
-    def __init__(self, node_id: int, directory: Path, port: int, controller_port: int) -> None:
+    def __init__(
+        self,
+        node_id: int,
+        directory: Path,
+        port: int,
+        controller_port: int,
+        security: Security = OPEN,
+    ) -> None:
         self.node_id = node_id
+        self.security = security
+        ports = free_ports(len(security.listeners))
+        self.secured = {
+            name: f"{HOST}:{each}" for name, each in zip(security.listeners, ports, strict=True)
+        }
+        """The address of each listener of `security`."""
         self.directory = directory
         self.address = f"{HOST}:{port}"
         self.controller_address = f"{HOST}:{controller_port}"
@@ -117,13 +147,18 @@ class Node:
         self.log_path.write_bytes(b"")
         replicas = min(3, len(quorum))
         voters = ",".join(f"{node.node_id}@{node.controller_address}" for node in quorum)
+        addresses = {"CLIENT": self.address, **self.secured}
+        clients = ",".join(f"{name}://{address}" for name, address in addresses.items())
+        protocols = ",".join(
+            f"{name}:{self.security.listeners.get(name, 'PLAINTEXT')}" for name in addresses
+        )
         settings = {
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             "controller.quorum.voters": voters,
-            "listeners": f"CLIENT://{self.address},CONTROLLER://{self.controller_address}",
-            "advertised.listeners": f"CLIENT://{self.address}",
-            "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{clients},CONTROLLER://{self.controller_address}",
+            "advertised.listeners": clients,
+            "listener.security.protocol.map": f"{protocols},CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "CLIENT",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": self._data_directory,
@@ -143,6 +178,7 @@ class Node:
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             # The default reserves a third of our heap.
             "log.cleaner.dedupe.buffer.size": 2 * 1024 * 1024,
+            **self.security.settings,
         }
         lines = (f"{key}={value}\n" for key, value in settings.items())
         self.settings_path.write_text("".join(lines), encoding="utf-8")
@@ -156,11 +192,15 @@ class Node:
         if (self._data_directory / "meta.properties").exists():
             return
         # The equals sign, since an id may begin with a dash.
-        tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config")
+        tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}")
+        users = [
+            f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]"
+            for name, password in self.security.scram_users.items()
+        ]
         try:
             with self.log_path.open("ab") as log:
                 subprocess.run(  # noqa: S603 # our own command, no shell
-                    [*java, *tool, self.settings_path],
+                    [*java, *tool, *users, "--config", self.settings_path],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -226,7 +266,8 @@ class EmbeddedKafka:
     Without a `directory` a temporary one is used, which is removed at the end (kept, for its logs,
     when the start fails). A given directory is kept with its data, which the next start finds
     again. `port` is the first node's, the next ones follow it. `progress` is told, in words, what
-    is going on. All methods block; call them from a thread where an event loop must go on.
+    is going on. `security` adds listeners to the open one. All methods block; call them from a
+    thread where an event loop must go on.
     """
 
     def __init__(
@@ -235,6 +276,7 @@ class EmbeddedKafka:
         directory: Path | None = None,
         progress: Callable[[str], None] | None = None,
         port: int | None = None,
+        security: Security = OPEN,
     ) -> None:
         if nodes < 1:
             raise ValueError(f"nodes must be at least 1, not {nodes}")
@@ -243,6 +285,7 @@ class EmbeddedKafka:
         self._temporary = directory is None
         self._progress = progress or (lambda _: None)
         self._port = port
+        self._security = security
         self._java: tuple[str, ...] = ()
         self._nodes: list[Node] = []
         self._guard: subprocess.Popen[bytes] | None = None
@@ -253,6 +296,10 @@ class EmbeddedKafka:
         if not self._nodes:
             raise EmbeddedKafkaError("the embedded Kafka has not been started")
         return ",".join(node.address for node in self._nodes)
+
+    def secured(self, listener: str) -> str:
+        """Return every node's address of a listener of `security`, separated by commas."""
+        return ",".join(node.secured[listener] for node in self._nodes)
 
     def start(self) -> None:
         """Start all nodes and wait until each of them answers a client.
@@ -317,7 +364,7 @@ class EmbeddedKafka:
         directory = self._directory or Path(tempfile.mkdtemp(prefix="vortex-kafka-"))
         self._directory = directory
         self._nodes = [
-            Node(index, directory / f"node-{index}", port, controller_port)
+            Node(index, directory / f"node-{index}", port, controller_port, self._security)
             for index, (port, controller_port) in enumerate(
                 zip(client_ports, controller_ports, strict=True)
             )

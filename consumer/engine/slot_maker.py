@@ -215,9 +215,7 @@ class SlotMaker:
             tracer.start_as_current_span("slot.store", attributes=size),
         ):
             async with asyncio.timeout(_left_s(request)):
-                stored = await asyncio.to_thread(
-                    self._store.put, media, request.channel, request.slot_id
-                )
+                stored = await self._store.put_in_thread(media, request.channel, request.slot_id)
         return Artifact(
             uri=stored.uri,
             bytes=stored.bytes,

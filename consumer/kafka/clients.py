@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    ClusterAuthorizationFailedError,
-    IllegalSaslStateError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
+from aiokafka.errors import KafkaError
 
 from consumer.config import KafkaConfig
-from vortex.config import ConfigError
+from consumer.kafka.refusals import explain
+from consumer.kafka.security import security_arguments
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Largest record that is handed to a broker; the topic's own limit is usually lower."""
@@ -37,20 +28,6 @@ BROKER_TIMEOUT_S = 5.0
 
 It bounds what a broker that hangs costs claims and outcomes that could turn to another one.
 """
-
-_REFUSALS = (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    ClusterAuthorizationFailedError,
-    IllegalSaslStateError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-    ssl.SSLError,
-)
-"""A broker was there, and security settings did not fit."""
-
-_CONNECTION_ENDS = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
-"""Errors of TLS that a broker which stops or restarts causes too."""
 
 _aiokafka_logger = logging.getLogger("aiokafka")
 
@@ -88,11 +65,17 @@ def connecting() -> Iterator[None]:
         reason = reasons[-1] if reasons else str(error)
         if isinstance(error, TimeoutError) and not reason:
             reason = "the brokers did not answer in time"
-        permanent = any(map(_is_refusal, (error, *causes)))
+        if found := explain([error, *causes]):
+            refusal, cause = found
+            told = str(cause) or type(cause).__name__
+            raise KafkaUnreachableError(
+                f"{refusal.what}: {reason if told in reason else f'{reason} ({told})'};"
+                f" {refusal.advice}",
+                permanent=refusal.permanent,
+            ) from error
         raise KafkaUnreachableError(
             f"Kafka cannot be reached: {reason}; is it running (`vortex kafka start`), and are"
-            " kafka.bootstrap_servers and kafka.security right?",
-            permanent=permanent,
+            " kafka.bootstrap_servers and kafka.security right?"
         ) from error
     finally:
         _aiokafka_logger.removeFilter(collect)
@@ -183,34 +166,12 @@ def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
 def _connection(
     config: KafkaConfig, client_id: str, timeout_s: float = BROKER_TIMEOUT_S
 ) -> dict[str, Any]:
-    security = config.security
-    encrypted = security.protocol in ("SSL", "SASL_SSL")
     return {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": client_id,
         "request_timeout_ms": _ms(min(timeout_s, config.request_timeout_s)),
-        "security_protocol": security.protocol,
-        "ssl_context": _ssl_context(security.ca_file) if encrypted else None,
-        "sasl_mechanism": security.sasl_mechanism,
-        "sasl_plain_username": security.username,
-        "sasl_plain_password": (
-            security.password.get_secret_value() if security.password else None
-        ),
+        **security_arguments(config.security),
     }
-
-
-def _is_refusal(cause: object) -> bool:
-    return isinstance(cause, _REFUSALS) and not isinstance(cause, _CONNECTION_ENDS)
-
-
-def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except OSError as error:
-        raise ConfigError(
-            f"kafka.security.ca_file: {ca_file} cannot be used: {error.strerror or error};"
-            " it must be a PEM file with certificates"
-        ) from error
 
 
 def _ms(seconds: float) -> int:

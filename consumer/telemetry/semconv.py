@@ -27,6 +27,9 @@ from consumer.telemetry.redaction import shorten
 SCHEMA_URL: Final = Schemas.V1_44_0.value
 """Names the version of the conventions; pass it to `get_tracer`."""
 
+MAX_KEY_BYTES: Final = 256
+"""A longer key of a record is not written into spans."""
+
 SERVICE_NAME: Final = service.SERVICE_NAME
 SERVICE_VERSION: Final = service.SERVICE_VERSION
 ERROR_TYPE: Final = error_names.ERROR_TYPE
@@ -92,7 +95,7 @@ def process_attributes(
 ) -> Attributes:
     """Describe the work on one tick: the span `process {topic}`, kind CONSUMER.
 
-    A key that is not UTF-8 is left out, as the conventions ask.
+    A key that is not UTF-8 is left out, as the conventions ask, and so is an endless one.
     """
     return _messaging(
         MessagingOperationTypeValues.PROCESS,
@@ -182,6 +185,6 @@ def _text(number: int | None) -> str | None:
 
 def _utf8(key: bytes | None) -> str | None:
     try:
-        return None if key is None else key.decode("utf-8")
+        return None if key is None or len(key) > MAX_KEY_BYTES else key.decode("utf-8")
     except UnicodeDecodeError:
         return None

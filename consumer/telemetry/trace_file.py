@@ -7,7 +7,9 @@ JSON is protobuf's, save that trace and span ids are hexadecimal and enumeration
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +92,15 @@ class FileSpanExporter(SpanExporter):
         self._path = path
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Append `spans` as one line."""
+        """Append `spans` as one line, or nothing of it."""
         request = MessageToDict(encode_spans(spans), use_integers_for_enums=True)
         line = json.dumps(_map_ids(request, _hex_from_base64), separators=(",", ":")) + "\n"
-        with self._path.open("ab") as file:
-            file.write(line.encode())
+        content = line.encode()
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if file.write(content) != len(content):  # the disk is full, and half a line harms all
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return SpanExportResult.SUCCESS
 
 

@@ -179,6 +179,26 @@ def test_tick_that_no_worker_would_read_is_not_emitted(option: tuple[str, str]) 
     assert option[0].removeprefix("--") in complaint(done, exit_code=2)
 
 
+@pytest.mark.parametrize("seconds", ["1e12", "nan"])
+def test_deadline_beyond_all_time_is_one_line(seconds: str) -> None:
+    said = complaint(vortex("tick", "--deadline", seconds), exit_code=2)
+    assert said.startswith("--deadline: ")
+
+
+@pytest.mark.kafka
+async def test_tick_for_the_last_second_of_the_year_9999_is_emitted(
+    make_lane: MakeLane, tmp_path: Path
+) -> None:
+    lane = await make_lane()
+    path = tmp_path / "tick.yaml"
+    recipe = "{audio_track: {script: a}, visual_track: {prompt: b}}"
+    last = "9999-12-31T23:59:59-23:00"
+    path.write_text(f"slot_id: 1\ndeadline: '{last}'\nrecipe: {recipe}", encoding="utf-8")
+    done = vortex("tick", "--file", str(path), **kafka_variables(lane.config))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"due {last}" in done.stdout
+
+
 @pytest.mark.parametrize("deadline", ["tomorrow", "2030-01-01", "2030-01-01T10:00:00"])
 def test_tick_file_with_a_wrong_deadline_is_one_line(deadline: str, tmp_path: Path) -> None:
     path = tmp_path / "tick.yaml"

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.engine.base import EngineStartError
+from consumer.kafka.access import require_access
 from consumer.kafka.clients import KafkaUnreachableError, make_admin
 from consumer.kafka.topics import create_topics
 from consumer.worker import Worker, WorkerStartError
@@ -93,15 +94,14 @@ async def test_worker_waits_for_topics_with_one_line_and_goes_on_when_they_appea
     await until(lambda: "Waiting for Kafka" in caplog.messages)
     # Several attempts later it has said so once.
     attempts = 0
-    list_topics = AIOKafkaAdminClient.list_topics
 
-    async def counted(self: AIOKafkaAdminClient) -> list[str]:
+    async def counted(*arguments: Any) -> list[str]:
         nonlocal attempts
         attempts += 1
-        return list(await list_topics(self))
+        return await require_access(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AIOKafkaAdminClient, "list_topics", counted)
+        patch.setattr("consumer.worker.require_access", counted)
         await until(lambda: attempts >= 3)
     await create_topics(make_admin(lane.config, client_id="test"), {missing: 1})
     await until(lambda: worker.accepting)

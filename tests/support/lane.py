@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import TopicPartition
 from aiokafka.structs import RecordMetadata
@@ -22,6 +22,9 @@ from consumer.kafka.clients import make_admin
 from consumer.results import DeadLetter, Result, read_results
 from consumer.worker import Worker
 from schemas import AudioTrack, Recipe, SlotParams, SlotTick, VisualTrack
+
+if TYPE_CHECKING:
+    from schemas.signing import TrustedKeys
 
 SETTLE_S = 1.0
 TIMEOUT_S = 60.0
@@ -71,10 +74,12 @@ class Lane:
             return [await emitter.emit(each) for each in ticks]
 
     @asynccontextmanager
-    async def worker(self, engine: Engine, worker_id: str, **changes: Any) -> AsyncIterator[Worker]:
+    async def worker(
+        self, engine: Engine, worker_id: str, trusted: TrustedKeys | None = None, **changes: Any
+    ) -> AsyncIterator[Worker]:
         """Run a worker in this process until the end of the context, where it must stop well."""
         config = self.config.model_copy(update=changes)
-        worker = Worker(config, engine, worker_id=worker_id)
+        worker = Worker(config, engine, worker_id=worker_id, trusted=trusted)
         running = asyncio.create_task(worker.run())
         try:
             yield worker

@@ -9,10 +9,19 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN
 from pydantic import ValidationError
 
+from consumer.admission import Admission
+from consumer.engine.base import SlotNotMade
 from consumer.intake import UnreadableTickError, read_tick
-from schemas import MAX_TICK_BYTES, SlotTick
+from consumer.job import Arrival, Job, TickKey
+from consumer.outcome import OutcomeWriter
+from consumer.telemetry import propagation
+from schemas import MAX_TICK_BYTES, MissReason, SlotTick, WorkerInfo, parse_outcome
+from tests.support.engines import ScriptedEngine
+from tests.support.hostile_ticks import hostile_records
 from tests.support.jobs import record, tick_json
 from tests.support.scaling import cpu_s
 
@@ -278,3 +287,50 @@ def problems(value: bytes) -> int:
     except ValidationError as error:
         return error.error_count()
     return 0
+
+
+# Whatever is written, many times over
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        pytest.param(1, 5_000),
+        pytest.param(2, 1_000_000, marks=(pytest.mark.slow, pytest.mark.timeout(1800))),
+    ],
+)
+def test_generated_record_is_a_tick_with_an_outcome_or_refused_in_one_line(
+    seed: int, count: int
+) -> None:
+    admission = Admission(ScriptedEngine())
+    writer = OutcomeWriter("slot.results", "vortex", WorkerInfo(id="a", version="1"))
+    accepted = 0
+    for hostile in hostile_records(seed, count):
+        received = record(hostile.value, key=hostile.key, headers=hostile.headers)
+        propagation.extract(received.headers)
+        try:
+            tick = read_tick(received)
+        except UnreadableTickError as error:
+            said = str(error)
+            assert said, hostile
+            assert len(said) <= 500, hostile
+            assert said.isprintable(), hostile
+            continue
+        accepted += 1
+        assert_within_bounds(tick)
+        job = Job.of(TickKey("t", 0, 0), tick, Arrival.now(), INVALID_SPAN, Context())
+        admission.on_arrival(job)
+        missed = SlotNotMade(MissReason.EXPIRED, None, "", {})
+        assert parse_outcome(writer.decide(job, missed, None).value or b"").slot_id == tick.slot_id
+    assert 0.1 * count < accepted < 0.8 * count
+
+
+def assert_within_bounds(tick: SlotTick) -> None:
+    """Check what SECURITY.md says that a tick can ask for."""
+    params = tick.recipe.slot_params
+    assert 1 <= params.frame_count <= 2700
+    assert params.width * params.height <= 1024 * 1024
+    assert 0 <= tick.slot_id < 2**63
+    assert len(tick.recipe.audio_track.script) <= 5000
+    assert len(tick.recipe.visual_track.prompt) <= 2000
+    assert len(tick.recipe.visual_track.expression_sequence) <= 16

@@ -111,7 +111,12 @@ def test_time_without_an_offset_is_refused(field: str, time: Any) -> None:
 
 @pytest.mark.parametrize(
     "time",
-    ["2026-11-23T20:15:45Z", "2026-11-23T21:15:45.000+01:00", "2026-11-23T11:45:45-08:30"],
+    [
+        "2026-11-23T20:15:45Z",
+        "2026-11-23t20:15:45z",
+        "2026-11-23T21:15:45.000+01:00",
+        "2026-11-23T11:45:45-08:30",
+    ],
 )
 def test_any_offset_names_the_same_moment(time: str) -> None:
     assert parse(deadline=time).deadline == datetime(2026, 11, 23, 20, 15, 45, tzinfo=UTC)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 # What a producer of ticks need not install, or need not pay for.
-HEAVY = ("torch", "numpy", "aiokafka", "opentelemetry", "consumer", "vortex")
+HEAVY = ("torch", "numpy", "aiokafka", "opentelemetry", "consumer", "vortex", "cryptography")
 
 
 @pytest.mark.parametrize("module", ["schemas", "schemas.describe", "schemas.examples"])

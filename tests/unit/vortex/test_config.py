@@ -234,7 +234,27 @@ def test_wrong_value_is_shown_with_what_is_allowed(
         ),
         (
             "kafka: {security: {protocol: SASL_SSL}}",
-            "kafka.security: protocol SASL_SSL needs username and password",
+            "kafka.security: protocol SASL_SSL needs username, and password_file or password",
+        ),
+        (
+            "kafka: {security: {protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER, username: x}}",
+            "kafka.security: sasl_mechanism OAUTHBEARER needs token_file",
+        ),
+        (
+            "kafka: {security: {protocol: SASL_SSL, username: x, token_file: y}}",
+            "kafka.security: token_file is for OAUTHBEARER, not PLAIN",
+        ),
+        (
+            "kafka: {security: {protocol: SASL_SSL, username: x, password: y, password_file: z}}",
+            "kafka.security: password and password_file are both set; keep one of them",
+        ),
+        (
+            "kafka: {security: {protocol: SSL, cert_file: x}}",
+            "kafka.security: cert_file and key_file need each other",
+        ),
+        (
+            "kafka: {security: {cert_file: x, key_file: y}}",
+            "kafka.security: cert_file needs protocol SSL or SASL_SSL, not PLAINTEXT",
         ),
     ],
 )

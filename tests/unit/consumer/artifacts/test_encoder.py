@@ -110,6 +110,13 @@ def test_result_describes_the_file(make_encoder: MakeEncoder) -> None:
     assert (media.duration_s, media.width, media.height, media.fps) == (DURATION_S, SIZE, SIZE, FPS)
 
 
+def test_deadline_in_the_year_9999_is_no_limit(make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder()
+    begin(encoder)
+    encoder.write(RED_GREEN_BLUE)
+    assert encoder.finish(2.5e11).bytes > 0
+
+
 def test_index_lies_before_the_data(make_encoder: MakeEncoder) -> None:
     order = boxes(encode(make_encoder()).path)
     assert order.index("moov") < order.index("mdat")

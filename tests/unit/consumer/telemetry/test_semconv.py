@@ -54,8 +54,8 @@ def test_process_span_describes_the_tick() -> None:
     }
 
 
-@pytest.mark.parametrize("key", [None, b"\xff\xfe"])
-def test_key_without_a_text_form_is_left_out(key: bytes | None) -> None:
+@pytest.mark.parametrize("key", [None, b"\xff\xfe", b"k" * 257])
+def test_key_that_is_no_text_or_endless_is_left_out(key: bytes | None) -> None:
     attributes = semconv.process_attributes(
         topic="t", partition=0, offset=0, group="g", client_id="c", key=key, body_size_bytes=0
     )

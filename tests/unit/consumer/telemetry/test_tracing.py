@@ -19,6 +19,7 @@ from consumer.telemetry.semconv import SCHEMA_URL, record_failure
 from consumer.telemetry.trace_file import read_trace_file
 from consumer.telemetry.trace_tree import render_tree
 from consumer.telemetry.tracing import Tracing, configure_tracing
+from tests.support.small_disk import small_disk
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,24 @@ def test_trace_file_lost_while_running_costs_spans_and_one_warning(
     assert record.message == "Trace export failing, spans are dropped"
     assert "No such file" in vars(record)["reason"]
     assert record.exc_info is None
+
+
+def test_full_disk_leaves_no_half_line_in_the_trace_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        file = disk.path / "traces.jsonl"
+        tracing = local_tracing(exporter="file", file=file)
+        make_slot_trace(tracing)
+        tracing.provider.force_flush()
+        whole = file.read_bytes()
+        disk.fill(0)
+        for _ in range(20):  # more than the rest of the file's last page has room for
+            make_slot_trace(tracing)
+        tracing.provider.force_flush()
+        assert file.read_bytes() == whole
+        disk.free()
+        make_slot_trace(tracing)
+        tracing.shutdown()
+        assert len(read_trace_file(file)) == 6
 
 
 def test_tree_shows_the_trace_with_durations_status_and_slot_attributes(tmp_path: Path) -> None:
