@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 ANSWER_TIMEOUT_S = 20.0
 SILENT = 2
 """Of librdkafka's levels: no line for every broker that is down."""
+OFFSETS_TOPIC = "__consumer_offsets"
+OFFSET_KEY_MAX_VERSION, OFFSET_VALUE_VERSION = 1, 4
 DONE_MAP_PREFIX = "vortex-done-1:"
 
 
@@ -144,21 +147,22 @@ def observe(lane: Lane) -> Observation:
         KafkaException: the brokers do not answer.
         TimeoutError: a topic could not be read to its end.
     """
-    open_transactions: list[str] = []
     admin = AdminClient({"bootstrap.servers": lane.bootstrap_servers, "log_level": SILENT})
     # In this order, so that an outcome written meanwhile is never taken for one too few offsets.
     outcomes = [
         *(_outcome(message) for message in _read(lane, lane.results)),
         *(_dead_letter(message) for message in _read(lane, lane.dead_letter)),
     ]
-    partitions = _partitions(admin, lane.ticks)
-    committed = _committed(admin, lane, partitions, open_transactions)
+    committed = _committed(lane)
     ticks = {
         Source(message.partition(), message.offset()): message.timestamp()[1] / 1000
         for message in _read(lane, lane.ticks)
     }
-    for topic in (lane.results, lane.dead_letter):
-        open_transactions += _left_open(admin, topic)
+    open_transactions = [
+        *_undecided_offsets(admin, lane),
+        *_left_open(admin, lane.results),
+        *_left_open(admin, lane.dead_letter),
+    ]
     return Observation(ticks, outcomes, committed, open_transactions)
 
 
@@ -228,29 +232,58 @@ def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
     return [TopicPartition(topic, number) for number in found]
 
 
-def _committed(
-    admin: AdminClient, lane: Lane, partitions: list[TopicPartition], open_transactions: list[str]
-) -> dict[int, Committed]:
-    request = [ConsumerGroupTopicPartitions(lane.group, partitions)]
-    answer = admin.list_consumer_group_offsets(request, request_timeout=ANSWER_TIMEOUT_S)
+def _committed(lane: Lane) -> dict[int, Committed]:
+    """Read the group's offsets in Kafka's own topic: what is decided there is what counts.
+
+    The admin API would answer from a coordinator's memory, and librdkafka's hands out metadata with
+    stray bytes behind it.
+    """
     committed = {}
-    for at in answer[lane.group].result().topic_partitions:
-        if at.error is not None:
-            raise KafkaException(at.error)
-        if at.offset >= 0:
-            done = decode_done(at.offset, at.metadata or "")
-            committed[at.partition] = Committed(at.offset, done)
-    # What a transaction has written and not yet decided shows only to those who insist on it.
-    stable = admin.list_consumer_group_offsets(
-        request, require_stable=True, request_timeout=ANSWER_TIMEOUT_S
+    for message in _read(lane, OFFSETS_TOPIC):
+        key, value = message.key(), message.value()
+        (version,) = struct.unpack_from(">h", key)
+        if version > OFFSET_KEY_MAX_VERSION:
+            continue  # about the group's members
+        group, at = _string(key, 2)
+        topic, at = _string(key, at)
+        (partition,) = struct.unpack_from(">i", key, at)
+        if (group, topic) == (lane.group, lane.ticks):
+            committed[partition] = _committed_value(value)
+    return committed
+
+
+def _committed_value(value: bytes) -> Committed:
+    """Parse version 4 of OffsetCommitValue, which brokers of 4.0 and later write."""
+    version, offset = struct.unpack_from(">hq", value)
+    if version != OFFSET_VALUE_VERSION:
+        raise ValueError(f"offset commit of version {version}, not {OFFSET_VALUE_VERSION}")
+    size, at, shift = 0, 14, 0
+    while True:  # the size as a varint
+        size |= (value[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not value[at - 1] & 0x80:
+            break
+    metadata = value[at : at + size - 1].decode()
+    return Committed(offset, decode_done(offset, metadata.rstrip("\0")))  # of librdkafka's making
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    (size,) = struct.unpack_from(">h", data, at)
+    return data[at + 2 : at + 2 + size].decode(), at + 2 + size
+
+
+def _undecided_offsets(admin: AdminClient, lane: Lane) -> Iterator[str]:
+    """Yield the partitions whose offset a transaction has written and not yet decided."""
+    request = ConsumerGroupTopicPartitions(lane.group, _partitions(admin, lane.ticks))
+    answer = admin.list_consumer_group_offsets(
+        [request], require_stable=True, request_timeout=ANSWER_TIMEOUT_S
     )
     try:
-        unstable = [at for at in stable[lane.group].result().topic_partitions if at.error]
+        found = answer[lane.group].result().topic_partitions
     except KafkaException as error:
-        open_transactions.append(f"offsets of {lane.group}: {error.args[0].str()}")
+        yield f"offsets of {lane.group}: {error.args[0].str()}"
     else:
-        open_transactions += [f"the offset of {at.partition}: {at.error.str()}" for at in unstable]
-    return committed
+        yield from (f"offset of {at.partition}: {at.error.str()}" for at in found if at.error)
 
 
 def _left_open(admin: AdminClient, topic: str) -> Iterator[str]:

@@ -124,24 +124,32 @@ class _Run:
         self._troubles: list[str] = []
 
     async def through(self, minutes: float) -> Report:
-        async with ProxiedKafka(NODES) as kafka:
-            direct = kafka.kafka.bootstrap_servers
-            partitions = 2 * self._workers
-            await _make_topics(direct, partitions)
-            lane = Lane.of(kafka.bootstrap_servers, TICKS, RESULTS, DEAD_LETTER)
-            config = lane.config.model_copy(update=LIMITS)
-            at_brokers = config.model_copy(update={"bootstrap_servers": direct})
-            self._lane = checker.Lane(direct, TICKS, RESULTS, DEAD_LETTER, config.group_id)
-            producer = TickProducer(at_brokers, partitions, self._random("ticks"))
-            self._history.sent = producer.sent
-            with Fleet(self._workers, config, self._history.directory) as fleet:
-                await self._storm(Chaos(kafka, fleet, producer, config), minutes)
-                await self._settle()
-                try:
-                    await fleet.stop()
-                except WorkerStopError as error:
-                    self._troubles.append(str(error))
-            seen = await asyncio.to_thread(observe, self._lane)
+        kafka = ProxiedKafka(NODES)
+        await asyncio.to_thread(kafka.kafka.start)
+        try:
+            async with kafka:
+                return await self._through(kafka, minutes)
+        finally:
+            await asyncio.to_thread(kafka.kafka.stop)
+
+    async def _through(self, kafka: ProxiedKafka, minutes: float) -> Report:
+        direct = kafka.kafka.bootstrap_servers
+        partitions = 2 * self._workers
+        await _make_topics(direct, partitions)
+        lane = Lane.of(kafka.bootstrap_servers, TICKS, RESULTS, DEAD_LETTER)
+        config = lane.config.model_copy(update=LIMITS)
+        at_brokers = config.model_copy(update={"bootstrap_servers": direct})
+        self._lane = checker.Lane(direct, TICKS, RESULTS, DEAD_LETTER, config.group_id)
+        producer = TickProducer(at_brokers, partitions, self._random("ticks"))
+        self._history.sent = producer.sent
+        with Fleet(self._workers, config, self._history.directory) as fleet:
+            await self._storm(Chaos(kafka, fleet, producer, config), minutes)
+            await self._settle()
+            try:
+                await fleet.stop()
+            except WorkerStopError as error:
+                self._troubles.append(str(error))
+        seen = await asyncio.to_thread(observe, self._lane)
         return Report(self._seed, minutes, self._history, seen, judge(seen), self._troubles)
 
     async def _storm(self, chaos: Chaos, minutes: float) -> None:

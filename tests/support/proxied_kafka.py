@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -12,10 +11,11 @@ from tests.support.proxy import BrokerProxy
 
 
 class ProxiedKafka:
-    """An embedded Kafka of `nodes` nodes, as an asynchronous context.
+    """An embedded Kafka of `nodes` nodes, and a proxy for each; both are started separately.
 
-    The brokers advertise their proxies' ports to those who come by `bootstrap_servers`, and their
-    own to those who come by `kafka.bootstrap_servers`.
+    `kafka` is a context of its own; this one, asynchronous, is open while the proxies are. The
+    brokers advertise their proxies' ports to those who come by `bootstrap_servers`, and their own
+    to those who come by `kafka.bootstrap_servers`.
     """
 
     def __init__(self, nodes: int = 1) -> None:
@@ -35,8 +35,6 @@ class ProxiedKafka:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
-            await asyncio.to_thread(self.kafka.start)
-            opening.push_async_callback(asyncio.to_thread, self.kafka.stop)
             for proxy in self.proxies:
                 await opening.enter_async_context(proxy)
             self._open = opening.pop_all()

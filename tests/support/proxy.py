@@ -63,6 +63,12 @@ class BrokerProxy:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
+    def reset(self) -> None:
+        """Do again what a good network does."""
+        self.before_request = self.before_answer = _pass
+        self.resume()
+        self.accept()
+
     def stall(self) -> None:
         """Hold back all bytes, in both directions, until `resume`."""
         self._flowing.clear()
