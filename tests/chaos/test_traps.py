@@ -192,9 +192,10 @@ async def test_rebalance_during_publishing_gives_one_outcome_for_each_tick(
             await go_on.wait()
         return True
 
+    patient = {"request_timeout_s": 40.0, "transaction_timeout_s": 40.0}
     async with through_proxies(brokers, "rebalanced", partitions=2) as lane:
         direct = {"bootstrap_servers": brokers.kafka.bootstrap_servers}
-        async with lane.worker(ScriptedEngine(), "first") as first:
+        async with lane.worker(ScriptedEngine(), "first", **patient) as first:
             await until(lambda: first.accepting and len(first._partitions) == 2)
             for proxy in brokers.proxies:
                 proxy.before_request = hold_outcomes
