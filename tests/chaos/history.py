@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,19 +48,18 @@ class History:
     def recoveries(self, outcomes: Sequence[Outcome]) -> Iterator[Recovery]:
         """Yield, for every ended fault and worker of it, when that worker published again.
 
-        Left out are those whom the next fault struck before they had.
+        Whatever else was struck meanwhile counts in.
         """
         written: dict[str, list[float]] = {}
         for outcome in outcomes:
             if outcome.worker is not None:
                 written.setdefault(outcome.worker, []).append(outcome.written_s)
         for fault in self.faults:
-            for worker in fault.workers if fault.ended_s is not None else ():
-                served_s = _first_after(fault.ended_s or 0.0, written.get(worker, ()))
-                strikes_s = (each.began_s for each in self.faults if worker in each.workers)
-                if _first_after(fault.began_s, strikes_s) >= served_s:
-                    seconds = served_s - (fault.ended_s or 0.0)
-                    yield Recovery(fault, worker, seconds if seconds < math.inf else None)
+            for worker in fault.workers:
+                if fault.ended_s is not None:
+                    after_s = [each - fault.ended_s for each in written.get(worker, ())]
+                    served_s = min((each for each in after_s if each > 0), default=None)
+                    yield Recovery(fault, worker, served_s)
 
     def of(self, source: Source, seen: Observation) -> str:
         """Return everything about a tick, in words, in order of time."""
@@ -111,11 +109,6 @@ class History:
                     known = {"timestamp", "level", "logger", "event", "topic", "partition"}
                     rest = {key: value for key, value in entry.items() if key not in known}
                     yield at_s, f"{path.stem}: {entry['event']} {rest}"
-
-
-def _first_after(moment_s: float, times_s: Iterable[float]) -> float:
-    """Return the first of these times after a moment; infinity if there is none."""
-    return min((each for each in times_s if each > moment_s), default=math.inf)
 
 
 def clock(at_s: float) -> str:

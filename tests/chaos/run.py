@@ -34,7 +34,7 @@ LIMITS = {
     "request_timeout_s": 8.0,
     "transaction_timeout_s": 8.0,
 }
-PAUSE_S = (0.5, 4.0)
+PAUSE_S = (1.0, 6.0)
 """Between two faults of a lane."""
 START_TIMEOUT_S = 90.0
 SERVING_TIMEOUT_S = 120.0

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
-from aiokafka.errors import KafkaError
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from confluent_kafka.admin import (
     AclBinding,
@@ -27,8 +26,7 @@ from confluent_kafka.admin import (
 )
 
 from consumer.embedded_kafka.cluster import EmbeddedKafka
-from consumer.kafka.ledger import CommitPoint
-from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
+from consumer.emitter import TickEmitter
 from consumer.kafka.topics import create_topics
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
@@ -44,6 +42,8 @@ AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
 }
+PATIENT = {"request_timeout_s": 40.0, "transaction_timeout_s": 40.0}
+"""Limits of a worker that does not give up what a test holds back."""
 MUST_NOT_COME_S = 4.0
 """How long to wait for a second outcome."""
 
@@ -57,11 +57,11 @@ def brokers() -> Iterator[ProxiedKafka]:
 
 @asynccontextmanager
 async def through_proxies(
-    brokers: ProxiedKafka, name: str, partitions: int = 1
+    brokers: ProxiedKafka, name: str, partitions: int = 1, replicas: int = 3
 ) -> AsyncIterator[Lane]:
     """Give a lane whose clients come through the proxies, with topics of its own."""
     async with brokers:
-        lane = await lane_of(brokers.kafka.bootstrap_servers, name, partitions, replicas=3)
+        lane = await lane_of(brokers.kafka.bootstrap_servers, name, partitions, replicas)
         servers = {"bootstrap_servers": brokers.bootstrap_servers}
         try:
             yield Lane(lane.config.model_copy(update=servers))
@@ -192,10 +192,9 @@ async def test_rebalance_during_publishing_gives_one_outcome_for_each_tick(
             await go_on.wait()
         return True
 
-    patient = {"request_timeout_s": 40.0, "transaction_timeout_s": 40.0}
     async with through_proxies(brokers, "rebalanced", partitions=2) as lane:
         direct = {"bootstrap_servers": brokers.kafka.bootstrap_servers}
-        async with lane.worker(ScriptedEngine(), "first", **patient) as first:
+        async with lane.worker(ScriptedEngine(), "first", **PATIENT) as first:
             await until(lambda: first.accepting and len(first._partitions) == 2)
             for proxy in brokers.proxies:
                 proxy.before_request = hold_outcomes
@@ -212,46 +211,40 @@ async def test_rebalance_during_publishing_gives_one_outcome_for_each_tick(
     assert_one_outcome_each(results, emitted)
 
 
-async def test_transaction_that_one_topic_refuses_leaves_nothing_in_another() -> None:
-    with EmbeddedKafka(settings=lambda _: AUTHORIZER) as kafka:
-        lane = await lane_of(kafka.bootstrap_servers, "refused")
-        topics = lane.config.topics
-        emitted = await lane.emit([tick(0), tick(1)])
-        publisher = TransactionalPublisher(
-            lane.config, TopicPartition(topics.ticks, 0), client_id="refused"
-        )
-        records = [
-            OutgoingRecord(topic, None, b"before the refusal", [])
-            for topic in (topics.dead_letter, topics.results)
-        ]
-        try:
-            assert await publisher.start(ANSWER_TIMEOUT_S) is None
-            with written_to_by_nobody(kafka, topics.results), pytest.raises(KafkaError):
-                await publisher.publish(records, CommitPoint(2, frozenset()), ANSWER_TIMEOUT_S)
-            assert await publisher.start(ANSWER_TIMEOUT_S) is None
-        finally:
-            await publisher.stop()
-        async with lane.worker(ScriptedEngine(), "a"):
-            results = await lane.outcomes(2, settle_s=MUST_NOT_COME_S)
-    assert_one_outcome_each(results, emitted)
-    assert slots(results, "slot-complete") == {0, 1}
+async def test_topic_that_refuses_in_mid_transaction_costs_no_outcome_and_doubles_none() -> None:
+    brokers = ProxiedKafka(settings=AUTHORIZER)
+    produced = itertools.count(1)
+    refusing = ExitStack()
 
+    async def refuse_in_the_second_transaction(api_key: int) -> bool:
+        if api_key == PRODUCE:
+            number = next(produced)
+            if number == 1:
+                await until(lambda: len(owner._decided) == 3)  # two more wait for the second
+            elif number == 2:
+                refusal = written_to_by_nobody(brokers.kafka, lane.config.topics.results)
+                await asyncio.to_thread(refusing.enter_context, refusal)
+        return True
 
-async def test_topic_that_refuses_for_a_while_gets_each_outcome_once_in_the_end() -> None:
-    with EmbeddedKafka(settings=lambda _: AUTHORIZER) as kafka:
-        lane = await lane_of(kafka.bootstrap_servers, "refused")
-        engine = ScriptedEngine()
-        async with lane.worker(engine, "a") as worker:
-            await until(lambda: worker.accepting)
-            with written_to_by_nobody(kafka, lane.config.topics.results):
-                emitted = await lane.emit([tick(slot_id) for slot_id in range(5)])
+    with brokers.kafka, refusing:
+        async with through_proxies(brokers, "refused", replicas=1) as lane:
+            direct = {"bootstrap_servers": brokers.kafka.bootstrap_servers}
+            engine = ScriptedEngine()
+            async with lane.worker(engine, "a", **PATIENT) as worker:
+                await until(lambda: worker.accepting)
                 (owner,) = worker._partitions.values()
+                brokers.proxies[0].before_request = refuse_in_the_second_transaction
+                async with TickEmitter(lane.config.model_copy(update=direct)) as emitter:
+                    emitted = [await emitter.emit(tick(1))]
+                    await until(lambda: bool(owner._decided))
+                    emitted += [await emitter.emit_raw(b"no tick"), await emitter.emit(tick(2))]
                 await until(lambda: owner._failures >= 3)
-                assert await lane.committed() == -1
-            results = await lane.outcomes(5, settle_s=MUST_NOT_COME_S)
-            assert engine.finished == list(range(5))
+                assert len(await lane.outcomes(1)) == 1
+                refusing.close()
+                results = await lane.outcomes(3, settle_s=MUST_NOT_COME_S)
+                assert await lane.committed() == 3
     assert_one_outcome_each(results, emitted)
-    assert slots(results, "slot-complete") == set(range(5))
+    assert slots(results, "slot-complete") == set(engine.finished) == {1, 2}
 
 
 @contextmanager
