@@ -12,7 +12,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=load
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
+SEED ?= 1
+MINUTES ?= 2
+.PHONY: help setup demo check test test-slow test-gpu chaos lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +42,9 @@ test-slow: $(READY) ## Run the tests that take minutes.
 
 test-gpu: $(READY) ## Run the tests that need a GPU; skipped without one.
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+chaos: $(READY) ## Kill things for MINUTES, as SEED says, and check every tick's outcome.
+	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .

@@ -80,6 +80,9 @@ if temporary:
     shutil.rmtree(directory, ignore_errors=True)
 """
 
+Settings = Mapping[str, object]
+"""A broker's settings by name."""
+
 _EXCEPTION_LINE = re.compile(r"^(?:Caused by: )?(?P<cause>[\w.$]+(?:Exception|Error): .+)")
 
 
@@ -141,8 +144,11 @@ class Node:
             raise self.error("is not running")
         return self._process.pid
 
-    def configure(self, quorum: Sequence[Node]) -> None:
-        """Write the settings of this node as a member of `quorum`, and begin a new log."""
+    def configure(self, quorum: Sequence[Node], extra: Settings | None = None) -> None:
+        """Write the settings of this node as a member of `quorum`, and begin a new log.
+
+        Settings in `extra` replace ours.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path.write_bytes(b"")
         replicas = min(3, len(quorum))
@@ -179,6 +185,7 @@ class Node:
             # The default reserves a third of our heap.
             "log.cleaner.dedupe.buffer.size": 2 * 1024 * 1024,
             **self.security.settings,
+            **(extra or {}),
         }
         lines = (f"{key}={value}\n" for key, value in settings.items())
         self.settings_path.write_text("".join(lines), encoding="utf-8")
@@ -266,8 +273,9 @@ class EmbeddedKafka:
     Without a `directory` a temporary one is used, which is removed at the end (kept, for its logs,
     when the start fails). A given directory is kept with its data, which the next start finds
     again. `port` is the first node's, the next ones follow it. `progress` is told, in words, what
-    is going on. `security` adds listeners to the open one. All methods block; call them from a
-    thread where an event loop must go on.
+    is going on. `security` adds listeners to the open one; `settings` returns further broker
+    settings of a node, which replace ours. All methods block; call them from a thread where an
+    event loop must go on.
     """
 
     def __init__(
@@ -277,6 +285,7 @@ class EmbeddedKafka:
         progress: Callable[[str], None] | None = None,
         port: int | None = None,
         security: Security = OPEN,
+        settings: Callable[[Node], Settings] | None = None,
     ) -> None:
         if nodes < 1:
             raise ValueError(f"nodes must be at least 1, not {nodes}")
@@ -286,6 +295,7 @@ class EmbeddedKafka:
         self._progress = progress or (lambda _: None)
         self._port = port
         self._security = security
+        self._settings = settings
         self._java: tuple[str, ...] = ()
         self._nodes: list[Node] = []
         self._guard: subprocess.Popen[bytes] | None = None
@@ -374,7 +384,7 @@ class EmbeddedKafka:
         atexit.register(self.stop)
         try:
             self._guard = _start_guard(directory, temporary=self._temporary)
-            start_nodes(self._nodes, self._java, self._progress)
+            start_nodes(self._nodes, self._java, self._progress, self._settings)
         except BaseException:
             self._end_processes()
             raise
@@ -400,7 +410,10 @@ def java_command(progress: Callable[[str], None]) -> tuple[str, ...]:
 
 
 def start_nodes(
-    nodes: Sequence[Node], java: Sequence[str], progress: Callable[[str], None]
+    nodes: Sequence[Node],
+    java: Sequence[str],
+    progress: Callable[[str], None],
+    settings: Callable[[Node], Settings] | None = None,
 ) -> None:
     """Configure, format and start `nodes` as one cluster, and wait until all of them answer.
 
@@ -411,7 +424,7 @@ def start_nodes(
     progress("starting broker" if len(nodes) == 1 else f"starting {len(nodes)} brokers")
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     for node in nodes:
-        node.configure(quorum=nodes)
+        node.configure(quorum=nodes, extra=settings(node) if settings else None)
     with ThreadPoolExecutor(len(nodes)) as pool:
         for formatted in [pool.submit(node.format_storage, java, cluster_id) for node in nodes]:
             formatted.result()

@@ -31,7 +31,6 @@ from tests.support.lane import Lane
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
-CLAIMS = 60
 PLAIN_READS = 20
 FREEZE_TIMEOUT_S = 40.0
 CLAIM_TIMEOUT_S = 90.0
@@ -72,12 +71,12 @@ async def settled_coordinator(client: AIOKafkaClient, group: str) -> int:
         await asyncio.sleep(0.2)
 
 
-async def lane_of(cluster: EmbeddedKafka) -> Lane:
-    names = ("frozen.ticks", "frozen.results", "frozen.dead-letter")
+async def lane_of(cluster: EmbeddedKafka, claims: int) -> Lane:
+    names = tuple(f"frozen-{claims}.{name}" for name in ("ticks", "results", "dead-letter"))
     admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
     await create_topics(
         admin,
-        dict(zip(names, (CLAIMS, 3, 1), strict=True)),
+        dict(zip(names, (claims, 3, 1), strict=True)),
         replication_factor=3,
         configs={"min.insync.replicas": "2"},
         timeout_s=60,
@@ -120,10 +119,11 @@ async def plain_read(client: AIOKafkaClient, config: KafkaConfig, node: int, num
     return int(offset) if error == 0 else OUTCOME_POINT.offset
 
 
+@pytest.mark.parametrize("claims", [60, pytest.param(200, marks=pytest.mark.slow)])
 async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offset(
-    cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+    claims: int, cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lane = await lane_of(cluster)
+    lane = await lane_of(cluster, claims)
     config = lane.config
     async with client_of(cluster.bootstrap_servers) as old_friend:
         frozen = await settled_coordinator(old_friend, config.group_id)
@@ -140,7 +140,7 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
                     await asyncio.sleep(0.2)
             # The rightful owner of each partition answers its tick, at the new coordinator.
             answered = [
-                await answer_unless_committed(awake, number, "owner") for number in range(CLAIMS)
+                await answer_unless_committed(awake, number, "owner") for number in range(claims)
             ]
             assert all(answered)
 
@@ -149,21 +149,21 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
                 asyncio.create_task(plain_read(old_friend, config, frozen, number))
                 for number in range(PLAIN_READS)
             ]
-            claims = [
+            claiming = [
                 asyncio.create_task(answer_unless_committed(awake, number, "claimer"))
-                for number in range(CLAIMS)
+                for number in range(claims)
             ]
             await asyncio.sleep(5)  # until all of them wait on the frozen one
-            assert not any(task.done() for task in [*plain, *claims])
+            assert not any(task.done() for task in [*plain, *claiming])
         finally:
             os.kill(cluster._nodes[frozen].pid, signal.SIGCONT)
         offsets = await asyncio.gather(*plain)
-        second = await asyncio.gather(*claims)
+        second = await asyncio.gather(*claiming)
 
     # The trap works: who does without the barrier reads what was committed before the freeze.
     assert Counter(offsets)[-1] > 0
     assert not any(second)
-    assert await outcomes_of(lane) == {b"%d" % number: 1 for number in range(CLAIMS)}
+    assert await outcomes_of(lane) == {b"%d" % number: 1 for number in range(claims)}
 
 
 def _ask_for_groups_at(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import RecordMetadata
 
 from consumer.embedded_kafka.cluster import EmbeddedKafka
@@ -19,6 +17,12 @@ from schemas import SlotTick
 from tests.integration.conftest import MakeLane
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, place, slots, tick
+from tests.support.odd_records import (
+    emit_with_header_name,
+    flip_a_bit,
+    overwrite,
+    set_length,
+)
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -47,69 +51,9 @@ async def emit_to(
         await producer.stop()
 
 
-class _Name(str):
-    """A header's name of any bytes."""
-
-    raw: bytes
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        return self.raw
-
-
-async def emit_with_header_name(lane: Lane, partition: int, name: bytes, value: bytes) -> None:
-    """Write three records in one batch, the middle one with a header of this name."""
-    header = _Name()
-    header.raw = name
-    producer = AIOKafkaProducer(bootstrap_servers=lane.config.bootstrap_servers)
-    await producer.start()
-    try:
-        batch = producer.create_batch()
-        # aiokafka's fast writer refuses such names; other clients do not.
-        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 16384)
-        for headers in ([], [("before", b"1"), (header, b"x"), ("after", b"2")], []):
-            batch.append(key=b"k", value=value, timestamp=None, headers=headers)
-        sent = await producer.send_batch(batch, lane.config.topics.ticks, partition=partition)
-        await sent
-    finally:
-        await producer.stop()
-
-
-def stored_log(kafka: EmbeddedKafka, topic: str, partition: int) -> Path:
-    """Return the file in which the broker keeps a partition."""
-    (log,) = Path(kafka._nodes[0]._data_directory, f"{topic}-{partition}").glob("*.log")
-    return log
-
-
-def overwrite(file: Path, at: int, content: bytes) -> None:
-    with file.open("r+b") as opened:
-        opened.seek(at)
-        opened.write(content)
-
-
-def flip_a_bit(kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes) -> None:
-    """Damage the stored batch that holds `marker`, on the broker's disk."""
-    log = stored_log(kafka, topic, partition)
-    content = log.read_bytes()
-    at = content.index(marker)
-    overwrite(log, at, bytes([content[at] ^ 1]))
-
-
-def set_length(
-    kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes, length: int
-) -> tuple[Path, int, bytes]:
-    """Overwrite the length field of the stored batch that holds `marker`.
-
-    Returns:
-        The file, the field's place in it and what was there, for `overwrite`.
-    """
-    log = stored_log(kafka, topic, partition)
-    content = log.read_bytes()
-    at, end = 0, 0
-    while marker not in content[at:end]:
-        at = end
-        end = at + 12 + int.from_bytes(content[at + 8 : at + 12], "big")
-    overwrite(log, at + 8, length.to_bytes(4, "big", signed=True))
-    return log, at + 8, content[at + 8 : at + 12]
+async def emit_bad_header(lane: Lane, partition: int, name: bytes, value: bytes) -> None:
+    servers, topic = lane.config.bootstrap_servers, lane.config.topics.ticks
+    await emit_with_header_name(servers, topic, partition, name, value)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -211,7 +155,7 @@ async def test_healthy_partition_goes_on_within_a_second_of_a_neighbour_s_damage
         await until(lambda: worker.accepting)
         await emit_to(lane, HARMED, [tick(77_777_777)])
         await lane.outcomes(1, settle_s=0.0)
-        await emit_with_header_name(lane, HARMED, b"\xff\xfe", b"no tick")
+        await emit_bad_header(lane, HARMED, b"\xff\xfe", b"no tick")
         delays_s = []
         for slot_id in range(20):
             started_s = time.monotonic()
@@ -228,7 +172,7 @@ async def test_header_name_that_is_not_utf8_becomes_a_dead_letter_and_stops_nobo
     lane = await make_lane(partitions=2)
     value = tick(9).model_dump_json().encode()
     healthy = await emit_to(lane, HEALTHY, [tick(slot_id) for slot_id in range(100, 200)])
-    await emit_with_header_name(lane, HARMED, name, value)
+    await emit_bad_header(lane, HARMED, name, value)
     later = await emit_to(lane, HARMED, [tick(slot_id) for slot_id in range(10, 15)])
     async with lane.worker(ScriptedEngine(), "a"):
         results = await lane.outcomes(108)
@@ -261,7 +205,7 @@ async def test_many_bad_header_names_do_not_hold_up_the_ticks_behind_them(
     lane = await make_lane(partitions=1)
     value = tick(9).model_dump_json().encode()
     for _ in range(40):
-        await emit_with_header_name(lane, 0, b"\xff\xfe", value)
+        await emit_bad_header(lane, 0, b"\xff\xfe", value)
     async with lane.worker(ScriptedEngine(), "a"):
         results = await lane.outcomes(120)
     assert sum(isinstance(result, DeadLetter) for result in results) == 40

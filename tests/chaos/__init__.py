@@ -1,0 +1,1 @@
+"""Exactly one outcome for every tick, whatever dies: proved by killing things."""

@@ -1,0 +1,71 @@
+"""`python -m tests.chaos --seed 7 --minutes 2`, or `--seeds 1-20` for a table of many runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.chaos.report import HEADER, row
+from tests.chaos.run import NODES, run_chaos
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=int, default=1, help="decides ticks and faults")
+    which.add_argument("--seeds", type=_range, help="FIRST-LAST; writes a table to results/")
+    parser.add_argument("--minutes", type=float, default=2.0, help="for which faults go on")
+    parser.add_argument("--workers", type=int, default=3, help="worker processes")
+    options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the harness's own clients are struck
+
+    seeds: range = options.seeds or range(options.seed, options.seed + 1)
+    rows, failed = [], False
+    for seed in seeds:
+        report = asyncio.run(run_chaos(seed, options.minutes, options.workers, tell=_tell))
+        rows.append(row(report))
+        failed = failed or not report.passed
+        if not report.passed:
+            print(report.story(), file=sys.stderr, flush=True)
+        print(HEADER, rows[-1], sep="\n", flush=True)
+        if options.seeds:
+            path = RESULTS / f"seeds-{seeds[0]}-{seeds[-1]}.md"
+            path.write_text(_page(rows, options.minutes, options.workers), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _page(rows: list[str], minutes: float, workers: int) -> str:
+    intro = (
+        f"{minutes:g} minutes of faults for each seed, {workers} workers, {NODES} brokers,"
+        f" on {_machine()}, {datetime.now(UTC):%Y-%m-%d}."
+    )
+    return "\n".join(["# Chaos", "", intro, "", HEADER, *rows, ""])
+
+
+def _machine() -> str:
+    """Return the machine in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    virtual = cpuinfo.exists() and " hypervisor" in cpuinfo.read_text(encoding="utf-8")
+    machine = platform.machine().replace("_", "-")
+    return f"{os.cpu_count()} {'virtual ' if virtual else ''}{machine} cores"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Emits ticks of every kind, good and bad, as a seed says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
+
+from consumer.config import KafkaConfig
+from consumer.kafka.clients import make_plain_producer
+from schemas import AudioTrack
+from tests.chaos.engine import script
+from tests.support.lane import RECIPE, tick
+from tests.support.odd_records import emit_with_header_name
+
+TICKS_PER_S = 8.0
+STOP_TIMEOUT_S = 60.0
+KINDS = {
+    "good": 60,
+    "tight": 10,
+    "hopeless": 4,
+    "late": 6,
+    "failing": 5,
+    "losing": 3,
+    "duplicate": 6,
+    "malformed": 4,
+    "bad header": 2,
+}
+"""Kinds of ticks by weight."""
+MALFORMED = (b"\xff\xfe no JSON", b"{}", b'{"slot_id": -1}', b"", b"\x00\x00\x00\x00\x07{}", None)
+
+
+@dataclass
+class Sent:
+    """A tick that was emitted, and where it stands if Kafka has said so."""
+
+    kind: str
+    slot_id: int
+    at_s: float
+    partition: int
+    offset: int | None = None
+    error: str | None = None
+
+
+class TickProducer:
+    """Emits ticks until told to stop; goes to the brokers directly, not through the proxies."""
+
+    def __init__(self, config: KafkaConfig, partitions: int, random: Random) -> None:
+        """Emit nothing yet.
+
+        Args:
+            config: brokers and topic.
+            partitions: of the topic of ticks; may grow by `grow`.
+            random: decides everything.
+        """
+        self.sent: list[Sent] = []
+        self.partitions = partitions
+        self._config = config
+        self._random = random
+        self._last: bytes | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._stop = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Emit until `stop`, then wait for what is on its way."""
+        self._producer = make_plain_producer(self._config, client_id="chaos-producer")
+        await self._producer.start()
+        try:
+            while not self._stop.is_set():
+                self._emit_one()
+                try:
+                    async with asyncio.timeout(self._random.expovariate(TICKS_PER_S)):
+                        await self._stop.wait()
+                except TimeoutError:
+                    pass
+            if self._sending:
+                await asyncio.wait(self._sending, timeout=STOP_TIMEOUT_S)
+        finally:
+            for task in self._sending:
+                task.cancel()
+            await self._producer.stop()
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._stop.set()
+
+    async def grow(self, partitions: int) -> None:
+        """Emit to partitions that were added, too."""
+        assert self._producer is not None
+        await self._producer.client.force_metadata_update()
+        self.partitions = partitions
+
+    async def emit_to(self, partition: int, kind: str, slot_id: int, value: bytes) -> Sent:
+        """Emit a value now, and wait until it is stored."""
+        sent = self._note(kind, slot_id, partition)
+        await self._deliver(sent, lambda: self._send(value, partition))
+        return sent
+
+    def good_tick(self, slot_id: int) -> bytes:
+        """Return the JSON of a tick that can be made in time."""
+        value = self._value("good", slot_id)
+        assert value is not None
+        return value
+
+    def _emit_one(self) -> None:
+        random = self._random
+        (kind,) = random.choices(list(KINDS), list(KINDS.values()))
+        sent = self._note(kind, len(self.sent) + 1, random.randrange(self.partitions))
+        deliver: Callable[[], Awaitable[RecordMetadata]]
+        if kind == "bad header":
+            servers, topic = self._config.bootstrap_servers, self._config.topics.ticks
+            name, value = b"\xff\xfe", self._value("good", sent.slot_id)
+
+            def deliver() -> Awaitable[RecordMetadata]:
+                return emit_with_header_name(servers, topic, sent.partition, name, value)
+        else:
+            content = self._value(kind, sent.slot_id)
+
+            def deliver() -> Awaitable[RecordMetadata]:
+                return self._send(content, sent.partition)
+
+        task = asyncio.create_task(self._deliver(sent, deliver))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _value(self, kind: str, slot_id: int) -> bytes | None:
+        random = self._random
+        if kind == "malformed":
+            return random.choice(MALFORMED)
+        if kind == "duplicate" and self._last is not None:
+            return self._last
+        seconds, deadline_s, ending = random.uniform(0.0, 0.3), random.uniform(10, 40), "made"
+        match kind:
+            case "tight":
+                deadline_s = seconds + random.uniform(0.0, 1.0)
+            case "hopeless":
+                seconds = deadline_s + 5
+            case "late":
+                deadline_s = -random.uniform(0.0, 5.0)
+            case "failing":
+                ending = "failed"
+            case "losing":
+                ending = "lost"
+        track = AudioTrack(script=script(seconds, ending))
+        recipe = RECIPE.model_copy(update={"audio_track": track})
+        value = tick(slot_id, deadline_s, recipe=recipe).model_dump_json().encode()
+        if kind == "good":
+            self._last = value
+        return value
+
+    def _note(self, kind: str, slot_id: int, partition: int) -> Sent:
+        sent = Sent(kind, slot_id, time.time(), partition)
+        self.sent.append(sent)
+        return sent
+
+    async def _send(self, value: bytes | None, partition: int) -> RecordMetadata:
+        assert self._producer is not None
+        topic = self._config.topics.ticks
+        # A record without a value needs a key.
+        return await self._producer.send_and_wait(topic, value, key=b"k", partition=partition)
+
+    async def _deliver(self, sent: Sent, deliver: Callable[[], Awaitable[RecordMetadata]]) -> None:
+        try:
+            sent.offset = (await deliver()).offset
+        except KafkaError as error:  # it may be stored all the same; the topic will show
+            sent.error = repr(error)

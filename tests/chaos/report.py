@@ -1,0 +1,35 @@
+"""A run as a row of a Markdown table."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.chaos.checker import KINDS
+from tests.chaos.run import Report
+
+_COLUMNS = (
+    *("seed", "ticks", "slot-complete", "deadline-missed", "dead-letter", "faults", "odd ticks"),
+    *KINDS,
+    *("troubles", "longest until serving"),
+)
+HEADER = f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}"
+
+
+def row(report: Report) -> str:
+    """Return the run's row."""
+    outcomes, longest = report.outcomes, report.longest
+    until_serving = (
+        f"{longest.seconds:.1f} s, {longest.worker} after {longest.fault.name}" if longest else "-"
+    )
+    cells = (
+        *(report.seed, len(report.seen.ticks)),
+        *(outcomes[kind] for kind in ("slot-complete", "deadline-missed", "dead-letter")),
+        *(_counts(report.faults), _counts(report.odd_ticks)),
+        *(len(report.verdict.of(kind)) for kind in KINDS),
+        *(len(report.troubles), until_serving),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _counts(counted: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
