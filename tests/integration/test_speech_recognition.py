@@ -136,7 +136,7 @@ def test_recogniser_understands_what_is_said(
 def test_recogniser_understands_the_english_voices(
     voice: str, mini_models: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="auto", threads=2)
+    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="auto", threads=1)
     if voice not in kokoro.voices:
         pytest.skip("the models were built without npm, so without English voices")
     speech = kokoro.synthesize(

@@ -28,7 +28,7 @@ EMOTIONS = ("neutral", "excited", "sad", "angry", "manic")
 
 @pytest.fixture(scope="module")
 def kokoro(mini_models: Path) -> KokoroSpeech:
-    return KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="jm_kumo", threads=2)
+    return KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="jm_kumo", threads=1)
 
 
 def say(kokoro: KokoroSpeech, script: str = SHORT, **changes: Any) -> Speech:
@@ -272,7 +272,7 @@ def test_unknown_default_voice_is_refused_and_the_known_ones_named(mini_models: 
 
 
 def test_automatic_default_voice_is_the_best_one_there(mini_models: Path) -> None:
-    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="auto", threads=2)
+    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice="auto", threads=1)
     best = next(voice for voice in PREFERRED if voice in kokoro.voices)
     assert say(kokoro).voice_id == best
 

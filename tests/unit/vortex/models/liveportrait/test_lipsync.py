@@ -279,7 +279,7 @@ def test_seed_decides_blinks_and_drift_but_not_the_mouth() -> None:
 @pytest.fixture(scope="module", params=[("jm_kumo", "neutral"), ("jf_nezumi", "manic")])
 def spoken(mini_models: Path, request: pytest.FixtureRequest) -> Speech:
     voice, emotion = request.param
-    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice=voice, threads=2)
+    kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice=voice, threads=1)
     return kokoro.synthesize(
         SCRIPT, emotion=emotion, max_duration_s=30.0, token=CancellationToken()
     )
