@@ -12,15 +12,10 @@ from consumer.kafka.clients import make_reader
 from consumer.results import DeadLetter
 from tests.integration.conftest import MakeLane
 from tests.integration.test_command_line import complaint, kafka_variables, vortex
-from tests.integration.test_unreadable_records import (
-    HARMED,
-    HEALTHY,
-    emit_to,
-    flip_a_bit,
-    set_length,
-)
+from tests.integration.test_unreadable_records import HARMED, HEALTHY, emit_to
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
+from tests.support.odd_records import flip_a_bit, set_length
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
