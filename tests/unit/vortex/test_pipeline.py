@@ -22,7 +22,7 @@ from vortex.errors import (
 from vortex.models.clip_ensemble import DualClipResult
 from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
 from vortex.pipeline import VortexPipeline
-from vortex.slot import SlotContext, slot_seed
+from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import MemoryPressureWarning
 
@@ -215,11 +215,11 @@ async def test_sink_takes_each_frame_once_and_the_buffer_is_used_again(
     make_pipeline: MakePipeline,
 ) -> None:
     pipeline = make_pipeline(SmallModels())
-    places, sink = [], Sink()
+    places, sink, recipe = [], Sink(), as_recipe(RECIPE)
     for slot_id in (1, 2):
-        slot = SlotContext(RECIPE, slot_id, slot_seed(RECIPE, slot_id), sink=sink)
-        audio = await pipeline._generate_audio(RECIPE, slot)
-        image = await pipeline._generate_actor(RECIPE, slot)
+        slot = SlotContext(recipe, slot_id, slot_seed(recipe, slot_id), sink=sink)
+        audio = await pipeline._generate_audio(recipe, slot)
+        image = await pipeline._generate_actor(recipe, slot)
         places.append((await pipeline._generate_video(image, audio, slot)).data_ptr())
         assert sink.frames == SHADES
         assert slot.frames_computed == FRAMES
