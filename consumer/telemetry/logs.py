@@ -23,6 +23,7 @@ LIBRARY_LEVELS = {
     "diffusers": logging.WARNING,
     "httpx": logging.WARNING,
     "huggingface_hub": logging.WARNING,
+    "opentelemetry.trace.span": logging.ERROR,  # quotes whatever a producer wrote as tracestate
     "transformers": logging.WARNING,
     "urllib3": logging.WARNING,
 }

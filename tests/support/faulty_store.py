@@ -40,6 +40,8 @@ class FaultyFileSystem(MemoryFileSystem):  # type: ignore[misc] # fsspec ships n
 
     def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         """Upload a file, as the faults allow."""
+        with open(lpath, "rb") as file:  # noqa: PTH123 - fsspec's names
+            content = file.read()  # as one does that is in the middle of it
         type(self).waiting += 1
         try:
             assert self.answers.wait(60), "the test forgot to let the store answer"
@@ -47,8 +49,7 @@ class FaultyFileSystem(MemoryFileSystem):  # type: ignore[misc] # fsspec ships n
             type(self).waiting -= 1
         if self.error is not None:
             raise self.error
-        with open(lpath, "rb") as file:  # noqa: PTH123 - fsspec's names
-            self.pipe_file(rpath, file.read()[: self.truncate_to])
+        self.pipe_file(rpath, content[: self.truncate_to])
 
 
 UNREACHABLE = errno.ECONNREFUSED
