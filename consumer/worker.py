@@ -178,10 +178,6 @@ class Worker:
             EngineStartError: the engine cannot start.
             WorkerFailedError: a task ended that was not told to; start another worker.
         """
-        logger.info(
-            "Worker starts",
-            extra={"delivery": self._config.delivery, "group": self._config.group_id},
-        )
         self._consumer = make_consumer(self._config, client_id=self.worker_id)
         self._reader = TickReader(self._consumer, self._receive)
         self._standing = self._reader.standing
@@ -495,6 +491,10 @@ class Worker:
 
     async def _serve(self) -> None:
         """Join the group and serve until told to stop, or until a task fails."""
+        logger.info(
+            "Worker started",
+            extra={"delivery": self._config.delivery, "group": self._config.group_id},
+        )
         self._consumer.subscribe([self._topic], listener=_Listener(self))
         serving = self._watched.start("dispatcher", self._dispatcher.run())
         polling = self._watched.start("poll loop", self._poll(), may_end=self._stop_requested)

@@ -36,7 +36,7 @@ async def test_every_tick_is_answered_without_a_transaction_and_events_and_log_s
     assert {result.worker.delivery for result in results if not isinstance(result, DeadLetter)} == {
         "at-least-once"
     }
-    (start,) = (record for record in caplog.records if record.message == "Worker starts")
+    (start,) = (record for record in caplog.records if record.message == "Worker started")
     assert vars(start)["delivery"] == "at-least-once"
 
 
