@@ -1,17 +1,15 @@
-"""Turns a Kafka record into a tick, or a dead letter with the reason."""
+"""Turns a Kafka record into a tick, or says why it is not one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiokafka.structs import ConsumerRecord
-from opentelemetry.context import Context
-from opentelemetry.trace import Span
 from pydantic import ValidationError
 
-from consumer.job import Decision, TickKey
+from consumer.dead_letter import escaped_name
 from schemas import MAX_TICK_BYTES, SlotTick
 from schemas.describe import describe_validation_error
 from vortex.config import ConfigError
@@ -56,8 +54,8 @@ def read_tick(record: ConsumerRecord, trusted: TrustedKeys | None = None) -> Slo
         UnreadableTickError: the record belongs to the dead letters.
     """
     for name, _ in record.headers:
-        if _escaped(name) != name:
-            raise UnreadableTickError(f"the header name {_escaped(name)[:60]!r} is not UTF-8")
+        if escaped_name(name) != name:
+            raise UnreadableTickError(f"the header name {escaped_name(name)[:60]!r} is not UTF-8")
     value = record.value
     if value is None:
         raise UnreadableTickError("the record has no value")
@@ -76,63 +74,3 @@ def read_tick(record: ConsumerRecord, trusted: TrustedKeys | None = None) -> Slo
         return SlotTick.model_validate_json(value)
     except ValidationError as error:
         raise UnreadableTickError(describe_validation_error(error)) from error
-
-
-def dead_letter(
-    record: ConsumerRecord,
-    reason: str,
-    *,
-    topic: str,
-    group_id: str,
-    span: Span,
-    context: Context,
-    duplicate_of: int | None = None,
-) -> Decision:
-    """Return the decision to put a record among the dead letters, as it came.
-
-    Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names).
-    Only a header name that is not UTF-8 cannot be written as it is; its bytes are escaped.
-    A topic that takes no record of this size gets the added headers alone, which say where it is.
-    A duplicate names the offset of the tick that it repeats.
-    """
-    described = _error_headers(record, reason, group_id, duplicate_of)
-    too_large = f"{reason}; left out here, as the record is too large for {topic}"
-    common: dict[str, Any] = {
-        "key": TickKey(record.topic, record.partition, record.offset),
-        "topic": topic,
-        "span": span,
-        "context": context,
-        "carries_trace": False,
-    }
-    return Decision(
-        **common,
-        record_key=record.key,
-        value=record.value,
-        headers=[*((_escaped(name), value) for name, value in record.headers), *described],
-        smaller=Decision(
-            **common,
-            record_key=None,
-            value=None,
-            headers=_error_headers(record, too_large, group_id, duplicate_of),
-        ),
-    )
-
-
-def _escaped(name: str) -> str:
-    """Return a header's name with bytes that are no UTF-8 (surrogates in it) as `\\xff`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _error_headers(
-    record: ConsumerRecord, reason: str, group_id: str, duplicate_of: int | None
-) -> list[tuple[str, bytes]]:
-    errors = {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "group": group_id,
-        "message": reason,
-    }
-    if duplicate_of is not None:
-        errors["duplicate_of"] = duplicate_of
-    return [(f"__dlq.errors.{name}", str(value).encode()) for name, value in errors.items()]

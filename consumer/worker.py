@@ -22,10 +22,11 @@ from opentelemetry.trace import Link, SpanKind
 
 from consumer.admission import Admission
 from consumer.config import KafkaConfig
+from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
 from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError
-from consumer.intake import UnreadableTickError, dead_letter, read_tick
+from consumer.intake import UnreadableTickError, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
 from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.at_least_once import AtLeastOncePublisher
@@ -216,7 +217,7 @@ class Worker:
         new = []
         recent = self._recent.get(partition)
         for record in records:
-            if owner.admit(record.offset):
+            if owner.register(record.offset):
                 new.append(record)
             elif recent is not None:
                 recent.note_record(record)  # answered before, or at work

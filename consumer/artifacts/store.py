@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 TEMPORARY_SUFFIX = ".part.mp4"
 ABANDONED_AFTER_S = 3600.0
+NAME_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,15 @@ class StoredArtifact:
 
 
 class ArtifactStore:
-    """Stores each slot's video as `{channel}/{slot_id}.mp4`, whole or not at all.
+    """Stores each slot's video as `{channel}/{slot_id}-{sha256}.mp4`, whole or not at all.
+
+    Of the checksum the name has the first twelve digits, so that whoever makes a slot again (a
+    worker that takes over, one that was frozen and thaws) never changes a video that an outcome
+    names already. Same bytes, same name.
 
     A video gets its final name by a rename at the very end. On a local disk that is atomic, and
     the file is flushed to the disk before it. On object stores fsspec copies and deletes; there an
-    object appears whole anyway. A slot that is made again replaces its video. All methods but
-    `put_in_thread` block.
+    object appears whole anyway. All methods but `put_in_thread` block.
     """
 
     def __init__(self, url: str, storage_options: dict[str, str] | None = None) -> None:
@@ -74,9 +78,9 @@ class ArtifactStore:
         """
         if not self._local:
             return Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-        final = Path(self._final(channel, slot_id))
-        self._attempt(lambda: final.parent.mkdir(parents=True, exist_ok=True))
-        return final.with_name(f".{slot_id}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        folder = Path(self._folder(channel))
+        self._attempt(lambda: folder.mkdir(parents=True, exist_ok=True))
+        return folder / f".{slot_id}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
 
     async def put_in_thread(
         self, media: EncodedMedia, channel: str, slot_id: int
@@ -110,9 +114,9 @@ class ArtifactStore:
             given_up: once it is set, an upload under way gets no final name.
 
         Raises:
-            ArtifactStoreError: it could not be stored; an older video of the slot stays as it was.
+            ArtifactStoreError: it could not be stored; older videos of the slot are as they were.
         """
-        final = self._final(channel, slot_id)
+        final = f"{self._folder(channel)}/{slot_id}-{media.sha256[:NAME_DIGITS]}.mp4"
         if self._local:
             self._attempt(lambda: _rename_durably(media.path, Path(final)))
         else:
@@ -154,10 +158,10 @@ class ArtifactStore:
             if path.stat().st_mtime < abandoned_s:
                 path.unlink(missing_ok=True)
 
-    def _final(self, channel: str, slot_id: int) -> str:
+    def _folder(self, channel: str) -> str:
         # The contract allows dots in a channel's name; two of these names mean something else here.
         folder = channel.replace(".", "%2E") if channel in (".", "..") else channel
-        return f"{self._root}/{folder}/{slot_id}.mp4"
+        return f"{self._root}/{folder}"
 
     def _upload(self, media: EncodedMedia, final: str, given_up: threading.Event | None) -> None:
         temporary = f"{final}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from consumer.artifacts.store import ArtifactStore
+from consumer.artifacts.store_probe import probing
 from consumer.cli.common import FAILURES, ConfigOption, complain, exit_code_of, load_config
 from consumer.cli.leaving import AbandonableThreads, leave
 from consumer.cli.stop_signals import held_stop
@@ -54,13 +56,16 @@ def run(
 
 
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
-    worker = Worker(
-        settings.kafka,
-        make_engine(settings),
-        worker_id=worker_id,
-        trusted=load_trusted_keys(settings.intake.trusted_keys),
-    )
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
-    held_stop.hand_over(worker.request_stop)
-    async with serving_health(settings.health, worker):
-        await worker.run()
+    store = ArtifactStore(settings.artifacts.url, settings.artifacts.storage_options)
+    async with probing(store) as store_problem:
+        worker = Worker(
+            settings.kafka,
+            make_engine(settings),
+            worker_id=worker_id,
+            store_problem=store_problem,
+            trusted=load_trusted_keys(settings.intake.trusted_keys),
+        )
+        held_stop.hand_over(worker.request_stop)
+        async with serving_health(settings.health, worker):
+            await worker.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from consumer.artifacts.store import TEMPORARY_SUFFIX
@@ -13,6 +14,7 @@ TRACE_NAME = "trace.jsonl"
 LOG_NAME = "worker.log"
 SLOTS_NAME = "slots"
 
+_VIDEO = re.compile(r"[0-9]+-[0-9a-f]{12}\.mp4")
 _MARK = "`vortex demo` made this directory, and replaces its own files in it at every run.\n"
 
 
@@ -72,7 +74,7 @@ def _remove_slots(slots: Path) -> None:
     videos = [
         path
         for path in channel.glob("*.mp4")
-        if path.stem.isdecimal() or path.name.endswith(TEMPORARY_SUFFIX)
+        if _VIDEO.fullmatch(path.name) or path.name.endswith(TEMPORARY_SUFFIX)
     ]
     for path in [*videos, *slots.glob(".write-check-*")]:
         path.unlink()

@@ -74,7 +74,7 @@ class PartitionLedger:
             self._unfinished.add(offset)
             heapq.heappush(self._heap, offset)
 
-    def admit(self, offset: int) -> bool:
+    def register(self, offset: int) -> bool:
         """Take note that an offset was read; return whether it is new work."""
         self._position = max(self._position, offset + 1)
         if self.is_past(offset) or offset in self._unfinished:

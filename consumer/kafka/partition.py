@@ -128,12 +128,12 @@ class Partition:
         self._reading = False
         self._changed.set()
 
-    def admit(self, offset: int) -> bool:
+    def register(self, offset: int) -> bool:
         """Take note of a tick that was read; return whether it is new work.
 
         Ticks that were fetched before the partition was claimed are no work: they are read again.
         """
-        if not self._reading or not self._ledger.admit(offset):
+        if not self._reading or not self._ledger.register(offset):
             return False
         self._at_work.add(offset)
         return True

@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN
 
 from consumer.config import KafkaConfig
-from consumer.intake import dead_letter
+from consumer.dead_letter import dead_letter
 from consumer.job import Decision
 from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.partition import MAX_TRANSACTION_RECORDS, Partition
@@ -133,13 +133,13 @@ async def skip(config: KafkaConfig, plan: SkipPlan, *, timeout_s: float) -> list
         async with _claimed(config, plan.partition, reader) as owner:
             if plan.unreadable_only:
                 for offset in range(owner.position, plan.first):
-                    owner.admit(offset)  # left to the worker; not finished by what we publish
+                    owner.register(offset)  # left to the worker; not finished by what we publish
             skipped = []
             stored_ones = read_stored(
                 reader._client, plan.partition, max(owner.position, plan.first), plan.end
             )
             async for stored in stored_ones:
-                if not owner.admit(stored.offset) or not plan.includes(stored):
+                if not owner.register(stored.offset) or not plan.includes(stored):
                     continue
                 owner.decide(_dead_letter(config, plan.partition, stored))
                 skipped.append(stored.offset)

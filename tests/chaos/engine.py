@@ -1,20 +1,30 @@
-"""An engine that does what the tick's script says, and stores a small real file."""
+"""An engine process that does what the tick's script says, and stores a small real file.
+
+`python -m tests.chaos.engine` is what the worker starts, as it starts the real one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from consumer.artifacts.media import EncodedMedia
 from consumer.artifacts.store import ArtifactStore
-from consumer.engine.base import EngineLostError, SlotMade, SlotNotMade, SlotRequest
-from schemas import MissReason, Stage
+from consumer.config import WorkerConfig
+from consumer.engine.base import EngineLostError, EngineResult, SlotNotMade, SlotRequest
+from consumer.engine.child import Maker, main
+from consumer.engine.process import ProcessEngine
+from schemas import MissReason, Recipe, Stage
 from tests.support.engines import slot_made
+from vortex.orchestration import StageEstimates
+from vortex.slot import SlotListener
 
+COMMAND = (sys.executable, "-m", "tests.chaos.engine")
 MAX_ARTIFACT_BYTES = 64 * 1024
 
 
@@ -23,38 +33,36 @@ def script(seconds: float, ending: str = "made") -> str:
     return f"{seconds:.3f} {ending}"
 
 
-class StoringEngine:
-    """An `Engine`. The same slot with the same seed gives the same bytes."""
+class ScriptedProcessEngine(ProcessEngine):
+    """The real engine, but it knows from the script how long a slot takes."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config, COMMAND)
+
+    def predict_s(self, recipe: Recipe) -> float | None:
+        """Return what the script says."""
+        return _parse(recipe)[0]
+
+
+class StoringMaker:
+    """What the process hosts. The same slot with the same seed gives the same bytes."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
 
-    async def start(self) -> None:
-        """Prove that the store can be written."""
-        await asyncio.to_thread(self._store.check)
-
-    async def run(self, request: SlotRequest) -> SlotMade | SlotNotMade:
+    async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
         """Work, and store what the script asks for."""
         seconds, ending = _parse(request.recipe)
+        listener.step_began("video")
         await asyncio.sleep(seconds)
         if ending == "lost":
             raise EngineLostError("the tick's script says so")
         if ending == "failed":
             return SlotNotMade(MissReason.FAILED, Stage.VIDEO, "the tick's script says so", {})
         made = slot_made(request)
+        listener.step_began("store")
         stored = await asyncio.to_thread(self._put, request)
         return replace(made, artifact=made.artifact.model_copy(update=stored))
-
-    def predict_s(self, recipe: Mapping[str, Any]) -> float | None:
-        """Return what the script says."""
-        return _parse(recipe)[0]
-
-    def rule_out(self, recipe: Mapping[str, Any]) -> str | None:
-        """Rule out nothing."""
-        return None
-
-    async def stop(self) -> None:
-        """Have nothing to let go of."""
 
     def _put(self, request: SlotRequest) -> dict[str, Any]:
         random = Random(f"{request.channel}/{request.slot_id}/{request.seed}")
@@ -67,6 +75,19 @@ class StoringEngine:
         return {"uri": stored.uri, "bytes": stored.bytes, "sha256": stored.sha256}
 
 
-def _parse(recipe: Mapping[str, Any]) -> tuple[float, str]:
-    seconds, ending = recipe["audio_track"]["script"].split()
+async def load(
+    config: WorkerConfig, estimates: StageEstimates, report: Callable[[str], None]
+) -> Maker:
+    """Prove that the store can be written."""
+    store = ArtifactStore(config.artifacts.url)
+    await asyncio.to_thread(store.check)
+    return StoringMaker(store)
+
+
+def _parse(recipe: Recipe) -> tuple[float, str]:
+    seconds, ending = recipe.audio_track.script.split()
     return float(seconds), ending
+
+
+if __name__ == "__main__":
+    main(load)

@@ -54,14 +54,22 @@ class WorkerProcess:
         self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End it with SIGKILL, its engine with it."""
-        for child in self.children():
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        """End it with SIGKILL.
+
+        Raises:
+            WorkerStopError: its engine has outlived it.
+        """
+        children = self.children()
         process = self._let_go()
         if process is not None:
             process.kill()
             process.wait(END_TIMEOUT_S)
+        _, orphans = psutil.wait_procs(children, END_TIMEOUT_S)
+        for orphan in orphans:
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
+        if orphans:
+            raise WorkerStopError(f"an engine outlived {self.id}: {orphans}")
 
     async def stop(self) -> None:
         """End it with SIGTERM.

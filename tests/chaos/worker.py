@@ -1,4 +1,4 @@
-"""A real worker with an engine that stores files, in a process of its own.
+"""A real worker, whose engine process stores files, in a process of its own.
 
 Run as `python -m tests.chaos.worker WORKER_ID ARTIFACTS`. The first line of standard input is the
 configuration's section `kafka` as JSON; its end is the end of the worker. Logs go to standard
@@ -11,15 +11,18 @@ import asyncio
 import signal
 import sys
 
-from consumer.artifacts.store import ArtifactStore
-from consumer.config import KafkaConfig
+from consumer.config import KafkaConfig, WorkerConfig
 from consumer.telemetry.logs import configure_logging
 from consumer.worker import Worker
-from tests.chaos.engine import StoringEngine
+from tests.chaos.engine import ScriptedProcessEngine
 
 
 async def _serve(config: KafkaConfig, worker_id: str, artifacts: str) -> None:
-    worker = Worker(config, StoringEngine(ArtifactStore(artifacts)), worker_id=worker_id)
+    settings = WorkerConfig.load()
+    settings = settings.model_copy(
+        update={"artifacts": settings.artifacts.model_copy(update={"url": artifacts})}
+    )
+    worker = Worker(config, ScriptedProcessEngine(settings), worker_id=worker_id)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.request_stop)
 

@@ -294,7 +294,8 @@ def test_demo_shows_what_became_of_six_ticks_on_a_page(mini_models: Path, tmp_pa
     assert "6 of 6 ticks have exactly the outcome" in done.stdout
     assert str(output / "index.html") in done.stdout
     links = Links(output / "index.html")
-    assert links.videos == [output / "slots" / "main" / f"{slot}.mp4" for slot in (1, 2, 3, 4)]
+    assert [path.parent for path in links.videos] == 4 * [output / "slots" / "main"]
+    assert [path.name.split("-")[0] for path in links.videos] == ["1", "2", "3", "4"]
     assert output / "sheet.png" in links.others
     assert all(path.is_file() for path in links.videos + links.others)
     page = (output / "index.html").read_text(encoding="utf-8")
@@ -322,7 +323,8 @@ def test_demo_makes_one_slot_of_ones_own_words(mini_models: Path, tmp_path: Path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 ticks have exactly the outcome" in done.stdout
-    assert Links(output / "index.html").videos == [output / "slots" / "main" / "1.mp4"]
+    (video,) = Links(output / "index.html").videos
+    assert video.is_file()
     page = (output / "index.html").read_text(encoding="utf-8")
     for expected in ("A &lt;bald&gt; man", "Good morning.", "jf_alpha", "sad", "calm, excited"):
         assert f">{expected}<" in page

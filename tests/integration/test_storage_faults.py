@@ -123,7 +123,7 @@ async def test_full_disk_misses_its_slot_leaves_nothing_and_heals_with_the_disk(
             for leave_bytes in (0, 8192, 65_536):
                 disk.fill(leave_bytes)
                 assert_missed(await worker.next(), Stage.ENCODE, "No space left on device")
-                assert files(url) == ["0.mp4"]
+                assert [name.split("-")[0] for name in files(url)] == ["0"]
                 disk.free()
             assert_made(await worker.next(), url)
 
@@ -225,7 +225,7 @@ async def test_store_that_hangs_costs_each_slot_its_deadline_and_nothing_more(
         await until(lambda: FaultyFileSystem.waiting == 0)
         assert_made(await worker.next(), faulty)
         # What arrived after its slot was given up has got no name.
-        assert files(faulty) == ["6.mp4"]
+        assert [name.split("-")[0] for name in files(faulty)] == ["6"]
 
 
 async def test_scratch_disk_that_is_full_while_encoding_misses_its_slot_and_heals(

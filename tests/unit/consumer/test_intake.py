@@ -5,7 +5,8 @@ from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN
 
-from consumer.intake import UnreadableTickError, dead_letter, read_tick
+from consumer.dead_letter import dead_letter
+from consumer.intake import UnreadableTickError, read_tick
 from consumer.job import Decision, TickKey
 from schemas import MAX_TICK_BYTES, SlotTick
 from tests.support.jobs import record, tick_json

@@ -14,7 +14,7 @@ from consumer.demo.output import (
     prepare_output,
 )
 
-WRITTEN = (PAGE_NAME, SHEET_NAME, "trace.jsonl", "worker.log", "slots/main/1.mp4")
+WRITTEN = (PAGE_NAME, SHEET_NAME, "trace.jsonl", "worker.log", "slots/main/1-0123456789ab.mp4")
 
 
 def write(directory: Path, *names: str) -> list[Path]:
@@ -51,7 +51,14 @@ def test_what_an_earlier_demo_wrote_is_removed(tmp_path: Path) -> None:
 
 def test_what_a_demo_did_not_write_stays_in_a_marked_directory(tmp_path: Path) -> None:
     output = made_by_a_demo(tmp_path)
-    own = write(output, "notes.txt", "slots/holiday.mp4", "slots/main/best.mp4", "other/1.mp4")
+    own = write(
+        output,
+        "notes.txt",
+        "slots/holiday.mp4",
+        "slots/main/1.mp4",
+        "slots/main/best.mp4",
+        "other/1.mp4",
+    )
     prepare_output(output)
     assert all(path.read_text(encoding="utf-8") == "content" for path in own)
     assert not any((output / name).exists() for name in WRITTEN)

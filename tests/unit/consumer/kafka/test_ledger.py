@@ -27,7 +27,7 @@ def ledger_at(offset: int, done: set[int] | None = None) -> PartitionLedger:
 
 def reading(ledger: PartitionLedger, *offsets: int) -> list[int]:
     """Admit offsets in turn; return those that are new work."""
-    return [offset for offset in offsets if ledger.admit(offset)]
+    return [offset for offset in offsets if ledger.register(offset)]
 
 
 def finish(ledger: PartitionLedger, *offsets: int) -> CommitPoint:
@@ -128,7 +128,7 @@ def test_reading_and_deciding_costs_the_same_however_many_offsets_are_unfinished
     def read_and_decide(offsets: int) -> None:
         ledger = ledger_at(0)
         for offset in range(offsets):
-            ledger.admit(offset)
+            ledger.register(offset)
             assert ledger.span == offset + 1
         for _ in range(offsets):  # a decision asks whether more may be read
             assert ledger.span == offsets
@@ -150,7 +150,7 @@ def test_reading_what_was_finished_before_a_restart_costs_the_same_for_each_offs
     def read_again(offsets: int) -> None:
         ledger = ledger_at(0, set(range(1, offsets)))  # offset 0 was compacted away meanwhile
         for offset in range(1, offsets):
-            assert not ledger.admit(offset)
+            assert not ledger.register(offset)
             assert ledger.span == offset + 1 - offsets
 
     assert growth(read_again, WINDOW // 10) < LINEAR
@@ -164,7 +164,7 @@ class PlainLedger:
         self.unfinished: set[int] = set()
         self.done = set(committed.done)
 
-    def admit(self, offset: int) -> bool:
+    def register(self, offset: int) -> bool:
         self.position = max(self.position, offset + 1)
         if offset < self.base or offset in self.done or offset in self.unfinished:
             return False
@@ -225,8 +225,8 @@ class OnePartition(RuleBasedStateMachine):
     def read(self, count: int) -> None:
         for offset in [offset for offset in self.records if offset >= self.cursor][:count]:
             self.cursor = offset + 1
-            new = self.ledger.admit(offset)
-            assert self.plain.admit(offset) == new
+            new = self.ledger.register(offset)
+            assert self.plain.register(offset) == new
             assert self.ledger.span == self.plain.span
             if new:
                 assert offset not in self.at_work, "work that is already under way"

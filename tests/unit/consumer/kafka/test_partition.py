@@ -117,7 +117,7 @@ async def test_what_the_partition_committed_itself_counts_as_seen() -> None:
     publisher = ScriptedPublisher(None)
     async with running(publisher) as (partition, consumer):
         await until(lambda: partition.wants_ticks)
-        assert partition.admit(0)
+        assert partition.register(0)
         partition.decide(decision(0, 10))
         await until(lambda: publisher.committed == CommitPoint(1, frozenset()))
         publisher.claims = [None, CommitPoint(0, frozenset()), CommitPoint(1, frozenset())]
@@ -132,7 +132,7 @@ async def test_only_records_that_are_too_large_are_shortened_and_soon() -> None:
     async with running(publisher) as (partition, _):
         await until(lambda: partition.wants_ticks)
         for offset, size in enumerate(sizes):
-            assert partition.admit(offset)
+            assert partition.register(offset)
             partition.decide(decision(offset, size))
         await until(lambda: not partition.has_decisions)
     written = [record for batch in publisher.published for record in batch]
@@ -147,7 +147,7 @@ async def test_transaction_is_bounded_in_bytes() -> None:
     async with running(publisher) as (partition, _):
         await until(lambda: partition.wants_ticks)
         for offset in range(10):
-            assert partition.admit(offset)
+            assert partition.register(offset)
             partition.decide(decision(offset, MAX_TRANSACTION_BYTES // 4))
         await until(lambda: not partition.has_decisions)
     assert sum(map(len, publisher.published)) == 10
@@ -159,7 +159,7 @@ async def test_failed_publish_leaves_the_decision_to_be_published_as_it_was() ->
     publisher.errors = [KafkaError("lost"), TimeoutError()]
     async with running(publisher) as (partition, _):
         await until(lambda: partition.wants_ticks)
-        assert partition.admit(0)
+        assert partition.register(0)
         partition.decide(decision(0, 10))
         await until(lambda: bool(publisher.published))
     assert [[record.value for record in batch] for batch in publisher.published] == [[bytes(10)]]
