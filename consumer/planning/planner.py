@@ -110,7 +110,7 @@ class Planner(Generic[K, W]):
         start = self._start(now_s) if idle else None
         if start is not None:
             self.remove(start.key)
-        return Plan(start, tuple(given_up), self._looks[0][0] if self._looks else math.inf)
+        return Plan(start, tuple(given_up), self._next_look_s())
 
     # --- the schedule -----------------------------------------------------------------------
 
@@ -159,6 +159,11 @@ class Planner(Generic[K, W]):
         """Look again at a slot when it can no longer be finished, as predicted now."""
         self._looks_made += 1
         heapq.heappush(self._looks, (slot.deadline_s - seconds, self._looks_made, slot.key))
+
+    def _next_look_s(self) -> float:
+        while self._looks and self._looks[0][2] not in self._waiting:
+            heapq.heappop(self._looks)
+        return self._looks[0][0] if self._looks else math.inf
 
     def _give_up_hopeless(self, now_s: float) -> list[GivenUp[K]]:
         given_up = []

@@ -18,6 +18,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from operator import attrgetter
 
 _BUCKET = 64
+# So many of the slots that were left out are tried again at once.
+_TRIES = 4
 _order = attrgetter("order")
 
 
@@ -137,22 +139,27 @@ class Schedule:
             self._leave_out(entry)
             self._bucket_of(entry).refresh()
 
-    def take_back(self, free_s: float) -> bool:
-        """Keep the shortest slot that was left out if now all are on time with it."""
-        while self._left_out:
-            entry = self._left_out[0][2]
-            if entry.kept or self._entries.get(entry.key) is not entry:
-                heapq.heappop(self._left_out)
-                continue
-            bucket = self._bucket_of(entry)
-            entry.kept = True
-            bucket.refresh()
-            if self.reserve_s(free_s) >= 0:
-                heapq.heappop(self._left_out)
-                return True
-            entry.kept = False
-            bucket.refresh()
-            return False
+    def take_back(self, free_s: float) -> None:
+        """Keep the shortest of those left out again, as far as all are on time with them."""
+        still_out = []
+        for _ in range(_TRIES):
+            if not self._left_out:
+                break
+            item = heapq.heappop(self._left_out)
+            entry = item[2]
+            if self._entries.get(entry.key) is entry and not self._try_to_keep(entry, free_s):
+                still_out.append(item)
+        for item in still_out:
+            heapq.heappush(self._left_out, item)
+
+    def _try_to_keep(self, entry: Entry, free_s: float) -> bool:
+        bucket = self._bucket_of(entry)
+        entry.kept = True
+        bucket.refresh()
+        if self.reserve_s(free_s) >= 0:
+            return True
+        entry.kept = False
+        bucket.refresh()
         return False
 
     def take_left_out(self) -> list[Hashable]:
