@@ -16,7 +16,7 @@ from consumer.planning.schedule import Entry, Schedule
 # their prediction. Higher gives up more that could still have been made.
 HOPEFUL_SHARE = 0.5
 # Up to this load no margin is kept, from the other on one standard deviation.
-NO_MARGIN_LOAD, FULL_MARGIN_LOAD = 1.1, 1.5
+NO_MARGIN_LOAD, FULL_MARGIN_LOAD = 1.3, 2.5
 RESERVE_S = 25.0
 # So many slots are planned afresh at every decision; more, in turns.
 _FEW = 48

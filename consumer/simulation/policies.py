@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
@@ -78,17 +79,46 @@ class Planned:
 class EachAlone:
     """Earliest deadline first, each slot tested alone; the median cost of the last 15 slots."""
 
-    def __init__(self, queue_limit: float = math.inf) -> None:
+    def __init__(self, partitions: int = 1, queue_limit: float = math.inf) -> None:
+        """Start without slots.
+
+        Args:
+            partitions: slots lie in so many by their number, and are fetched from one until it is
+                empty.
+            queue_limit: so many slots may wait; others are not fetched, and so not seen.
+        """
+        self._partitions: list[deque[SimulatedSlot]] = [deque() for _ in range(partitions)]
+        self._queue_limit = queue_limit
         self._queue: list[tuple[float, int, SimulatedSlot]] = []
         self._costs_s = [0.97 * MEAN_S]
 
     def arrive(self, slot: SimulatedSlot, now_s: float) -> None:
         """Add a slot."""
-        heapq.heappush(self._queue, (slot.deadline_s, slot.number, slot))
+        self._partitions[slot.number % len(self._partitions)].append(slot)
+
+    def _fetch(self) -> None:
+        for partition in self._partitions:
+            while partition and len(self._queue) < self._queue_limit:
+                slot = partition.popleft()
+                heapq.heappush(self._queue, (slot.deadline_s, slot.number, slot))
 
     def plan(self, now_s: float, free_s: float | None) -> Plan[int]:
         """Give up what cannot be finished; start what is due first."""
         cost_s = median(self._costs_s[-15:])
+        given_up: list[GivenUp[int]] = []
+        while True:
+            self._fetch()
+            hopeless = self._take_hopeless(now_s, cost_s)
+            if not hopeless:
+                break
+            given_up += (GivenUp(s.number, "alone", s.deadline_s - now_s) for s in hopeless)
+        start = None
+        if free_s is None and self._queue:
+            slot = heapq.heappop(self._queue)[2]
+            start = Start(slot.number, cost_s * slot.units, FULL, "due first")
+        return Plan(start, tuple(given_up))
+
+    def _take_hopeless(self, now_s: float, cost_s: float) -> list[SimulatedSlot]:
         hopeless = [
             slot for _, _, slot in self._queue if now_s + cost_s * slot.units >= slot.deadline_s
         ]
@@ -97,12 +127,7 @@ class EachAlone:
                 one for one in self._queue if now_s + cost_s * one[2].units < one[2].deadline_s
             ]
             heapq.heapify(self._queue)
-        given_up = tuple(GivenUp(s.number, "alone", s.deadline_s - now_s) for s in hopeless)
-        start = None
-        if free_s is None and self._queue:
-            slot = heapq.heappop(self._queue)[2]
-            start = Start(slot.number, cost_s * slot.units, FULL, "due first")
-        return Plan(start, given_up)
+        return hopeless
 
     def rest_s(self, slot: SimulatedSlot, share: float, parallel_s: float) -> float:
         """Return the predicted rest, whatever the parallel phase took."""
