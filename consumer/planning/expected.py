@@ -18,7 +18,7 @@ from consumer.planning.optimum import Known, latest_starts
 
 HORIZON_S = 90.0
 _REMEMBERED = 200
-_FUTURES = 32
+_FUTURES = 64
 _FEWEST = 5
 _MOST_IN_A_FUTURE = 40
 _ARRIVALS_A_FUTURE = 8

@@ -141,17 +141,21 @@ class Planner(Generic[K, W]):
 
     def _rebuild(self, now_s: float) -> None:
         """Predict all slots again and plan them from the beginning."""
-        load = self.expected.load(now_s)
-        z = (load - NO_MARGIN_LOAD) / (FULL_MARGIN_LOAD - NO_MARGIN_LOAD)
-        self._z = min(1.0, max(0.0, z)) * self._spread()
+        self._z = self._spread() * self._deviations(now_s)
         slots, hopeful = [], []
-        for key, slot in self._waiting.items():
+        for slot in self._waiting.values():
             seconds = self._lowest_s(slot)
             due_s = slot.deadline_s - self._margin_s(slot.deadline_s, seconds, now_s)
-            slots.append((key, due_s, seconds))
-            hopeful.append((key, slot.deadline_s, seconds * HOPEFUL_SHARE))
+            slots.append((slot.key, due_s, seconds))
+            hopeful.append((slot.key, slot.deadline_s, seconds * HOPEFUL_SHARE))
         self._schedule.build(slots, self._free_s)
         self._hopeful.build(hopeful, self._free_s)
+
+    def _deviations(self, now_s: float) -> float:
+        """Return how many standard deviations of its end a slot is kept from its deadline."""
+        load = self.expected.load(now_s)
+        share = (load - NO_MARGIN_LOAD) / (FULL_MARGIN_LOAD - NO_MARGIN_LOAD)
+        return min(1.0, max(0.0, share))
 
     # --- giving up --------------------------------------------------------------------------
 

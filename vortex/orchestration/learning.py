@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -55,6 +56,19 @@ class StageModel:
         self._cov_uu = (prior.per_unit_s * prior.doubt) ** 2
         self._cov_fu = 0.0
         self._recent_errors: deque[float] = deque(maxlen=_DRIFT_COUNT)
+        self.speed_factor = 1.0
+        """By what changes of speed have multiplied all times so far."""
+
+    @classmethod
+    def of_first(cls, seconds: float, units: float) -> StageModel:
+        """Start from one finished attempt: all in proportion, but half of it may be fixed."""
+        model = cls(Prior(0.0, seconds / units))
+        model.count = 1
+        fixed = (0.5 * seconds) ** 2
+        model._cov_ff = fixed
+        model._cov_uu = (fixed + model._spread_square * seconds**2) / units**2
+        model._cov_fu = -fixed / units
+        return model
 
     @property
     def spread(self) -> float:
@@ -98,6 +112,7 @@ class StageModel:
     def _rescale(self, factor: float) -> None:
         self.fixed_s *= factor
         self.per_unit_s *= factor
+        self.speed_factor *= factor
         doubt = self._spread_square / _DRIFT_COUNT
         self._cov_ff = self._cov_ff * factor**2 + doubt * self.fixed_s**2
         self._cov_uu = self._cov_uu * factor**2 + doubt * self.per_unit_s**2
@@ -140,7 +155,7 @@ class StageModel:
         }
 
     @classmethod
-    def from_json(cls, saved: dict[str, float]) -> StageModel:
+    def from_json(cls, saved: Mapping[str, float]) -> StageModel:
         """Go on from what was learned, a little in doubt: the machine may have changed.
 
         Raises:
