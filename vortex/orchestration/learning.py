@@ -14,6 +14,7 @@ _CLIP = 2.5
 _DRIFT_COUNT, _DRIFT_SPREADS = 3, 1.5
 # The level is a mean over about so many observations while there is no such change.
 _MEMORY = 40.0
+_SHORTEST_S = 1e-6
 _LOWEST_SPREAD, _HIGHEST_SPREAD = 0.02, 0.7
 _SPREAD_MEMORY = 50
 
@@ -62,6 +63,7 @@ class StageModel:
     @classmethod
     def of_first(cls, seconds: float, units: float) -> StageModel:
         """Start from one finished attempt: all in proportion, but half of it may be fixed."""
+        seconds = max(seconds, _SHORTEST_S)
         model = cls(Prior(0.0, seconds / units))
         model.count = 1
         fixed = (0.5 * seconds) ** 2
@@ -96,7 +98,7 @@ class StageModel:
 
     def _learn(self, seconds: float, units: float) -> float:
         predicted_s = self.predict(units)
-        error = math.log(max(seconds, 1e-6) / predicted_s)
+        error = math.log(max(seconds, _SHORTEST_S) / predicted_s)
         if self._is_new_speed(error):
             self._rescale(math.exp(median(self._recent_errors)))
         else:
