@@ -53,9 +53,7 @@ def simulate(
     """
     ladder = _ladder(rungs)
     trace = read_recorded(recorded) if recorded else _traffic(traffic, load, slots).trace(seed)
-    runs = {
-        _label(count): Simulated.of(trace, ladder, count) for count in dict.fromkeys((1, gpus))
-    }
+    runs = {_label(count): Simulated.of(trace, ladder, count) for count in dict.fromkeys((1, gpus))}
     console.print(_table(runs), soft_wrap=True)
     if plot_to is not None:
         plot(runs, plot_to)

@@ -15,9 +15,11 @@ from consumer.planning.schedule import Entry, Schedule
 # A slot is given up early only if the plan leaves it out even when all slots take so little of
 # their prediction. Higher gives up more that could still have been made.
 HOPEFUL_SHARE = 0.5
-# Up to this load no margin is kept, from the other on one standard deviation.
-NO_MARGIN_LOAD, FULL_MARGIN_LOAD = 1.3, 2.5
+# Up to this load no margin is kept; from there it grows, in standard deviations by load.
+NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
 RESERVE_S = 25.0
+# A higher rung may cost so many slots that are expected.
+MOST_EXPECTED_LOST = 0.02
 # So many slots are planned afresh at every decision; more, in turns.
 _FEW = 48
 _NEAR = 96
@@ -32,7 +34,7 @@ class Planner(Generic[K, W]):
     by a margin that grows with the work before it; at low load margins lose slots.
 
     With a ladder of rungs, slots are planned at the lowest. A higher one is taken only if every
-    slot that is kept still has a reserve then.
+    slot that is kept still has a reserve then, and none that is expected loses its chance.
     """
 
     def __init__(
@@ -153,9 +155,8 @@ class Planner(Generic[K, W]):
 
     def _deviations(self, now_s: float) -> float:
         """Return how many standard deviations of its end a slot is kept from its deadline."""
-        load = self.expected.load(now_s)
-        share = (load - NO_MARGIN_LOAD) / (FULL_MARGIN_LOAD - NO_MARGIN_LOAD)
-        return min(1.0, max(0.0, share))
+        overload = self.expected.load(now_s) - NO_MARGIN_LOAD
+        return min(MOST_MARGIN, max(0.0, MARGIN_BY_LOAD * overload))
 
     # --- giving up --------------------------------------------------------------------------
 
@@ -251,10 +252,17 @@ class Planner(Generic[K, W]):
         self._schedule.remove(key)
         for rung in self._ladder[:-1]:
             seconds = self._predict_s(slot.work, rung)
-            end_s = now_s + seconds
-            if end_s > slot.deadline_s - self._z * seconds:
+            if now_s + seconds > slot.deadline_s - self._z * seconds:
                 continue
-            if self._schedule.reserve_s(end_s) >= self._reserve_s:
-                left_s = self._reserve_s
-                return Start(key, seconds, rung, f"{why}; all others keep {left_s:g} s")
+            if self._leaves_others_alone(now_s, seconds, entry.seconds):
+                why += f"; all others keep a reserve of {self._reserve_s:g} s"
+                return Start(key, seconds, rung, why)
         return Start(key, entry.seconds, self._ladder[-1], why)
+
+    def _leaves_others_alone(self, now_s: float, seconds: float, lowest_s: float) -> bool:
+        """Return whether a slot may take so long: nobody who waits or is expected loses by it."""
+        if self._schedule.reserve_s(now_s + seconds) < self._reserve_s:
+            return False
+        after_s = self._schedule.work_s()
+        value = self.expected.on_time_if_free_in
+        return value(lowest_s + after_s) - value(seconds + after_s) <= MOST_EXPECTED_LOST

@@ -187,6 +187,10 @@ class Schedule:
             free_s += bucket.work_s
         return -latest_s
 
+    def work_s(self) -> float:
+        """Return the seconds of all slots that are kept."""
+        return sum(bucket.work_s for bucket in self._buckets)
+
     def _longest_before_late(self, free_s: float) -> Entry | None:
         """Return the longest kept slot up to the first late one, or None if none is late."""
         longest: _Bucket | None = None

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.deadlines.cost import measure_cost
+from tests.benchmarks.deadlines.measure import shares
 from tests.benchmarks.deadlines.plot import plot
 from tests.benchmarks.deadlines.report import missed_bounds, report
 from tests.benchmarks.deadlines.scenarios import cases
-from tests.benchmarks.deadlines.measure import shares
 
 OUTPUT = Path(__file__).parents[3] / "docs"
 
