@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-gpu schemas lock clean
+.PHONY: help setup demo test test-slow test-gpu lint format evaluate bench bench-slot bench-deadlines bench-gpu schemas lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: $(READY) ## Measure our overhead, as ratios.
 
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time
+
+bench-deadlines: $(READY) ## Measure how many slots are on time under load, against the optimum.
+	$(BIN)/python -m tests.benchmarks.deadlines
 
 bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
 	$(BIN)/python -m tests.benchmarks.full_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -85,7 +86,7 @@ def _ladder(rungs: str) -> tuple[Rung, ...]:
 
 def _table(runs: dict[str, Simulated]) -> Table:
     table = Table("", *runs, box=None)
-    figures = {
+    figures: dict[str, Callable[[Simulated], str]] = {
         "slots": lambda run: f"{run.slots:,}",
         "on time": lambda run: f"{run.on_time:,} ({run.on_time / run.slots:.1%})",
         "at best, arrivals known": lambda run: f"{run.possible_predicted:,.0f}",

@@ -84,7 +84,8 @@ class ExpectedArrivals:
         """Draw one more future; the oldest is forgotten when there are enough."""
         recent, draw = self._recent, self._random.random
         count = len(recent)
-        at_s, future = 0.0, []
+        at_s = 0.0
+        future: list[Known] = []
         while len(future) < _MOST_IN_A_FUTURE:
             at_s += recent[int(draw() * count)].gap_s
             if at_s > HORIZON_S:

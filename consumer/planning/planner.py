@@ -60,8 +60,8 @@ class Planner(Generic[K, W]):
         self._reserve_s = reserve_s
         self.expected = ExpectedArrivals()
         self._waiting: dict[K, Waiting[K, W]] = {}
-        self._schedule = Schedule()
-        self._hopeful = Schedule()
+        self._schedule: Schedule[K] = Schedule()
+        self._hopeful: Schedule[K] = Schedule()
         self._looks: list[tuple[float, int, K]] = []
         self._looks_made = 0
         self._until_rebuild = 0
@@ -190,7 +190,7 @@ class Planner(Generic[K, W]):
     def _give_up_left_out(self, now_s: float) -> list[GivenUp[K]]:
         given_up = []
         for key in self._hopeful.take_left_out():
-            slot = self._waiting.get(key)  # type: ignore[call-overload]
+            slot = self._waiting.get(key)
             if slot is None or self._schedule.is_kept(key):
                 continue
             why = (
@@ -220,16 +220,16 @@ class Planner(Generic[K, W]):
         shortest = min(fitting, key=lambda entry: entry.seconds)
         return self._at_best_rung(shortest, now_s, "the shortest that still fits")
 
-    def _deadline_s(self, entry: Entry) -> float:
-        return self._waiting[entry.key].deadline_s  # type: ignore[index]
+    def _deadline_s(self, entry: Entry[K]) -> float:
+        return self._waiting[entry.key].deadline_s
 
-    def _fitting_alone(self, now_s: float) -> list[Entry]:
+    def _fitting_alone(self, now_s: float) -> list[Entry[K]]:
         """Return slots that are left out only for a margin."""
         candidates = islice(self._waiting.values(), _NEAR)
         entries = (Entry(s.key, s.deadline_s, self._lowest_s(s), 0) for s in candidates)
         return [entry for entry in entries if now_s + entry.seconds <= entry.due_s]
 
-    def _spared_for_expected(self, kept: Sequence[Entry], now_s: float) -> set[object]:
+    def _spared_for_expected(self, kept: Sequence[Entry[K]], now_s: float) -> set[K]:
         """Return the kept slots whose time is worth more to slots that are expected.
 
         Only slots that are due as early as a coming one would be compete with it.
@@ -246,8 +246,8 @@ class Planner(Generic[K, W]):
                 spared, best = lost, value(without_s) - lost
         return {entry.key for entry in near[:spared]}
 
-    def _at_best_rung(self, entry: Entry, now_s: float, why: str) -> Start[K]:
-        key: K = entry.key  # type: ignore[assignment]
+    def _at_best_rung(self, entry: Entry[K], now_s: float, why: str) -> Start[K]:
+        key = entry.key
         slot = self._waiting[key]
         self._schedule.remove(key)
         for rung in self._ladder[:-1]:

@@ -14,8 +14,11 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import Generic
+
+from consumer.planning.plan import K
 
 _BUCKET = 64
 # So many of the slots that were left out are tried again at once.
@@ -23,12 +26,12 @@ _TRIES = 4
 _order = attrgetter("order")
 
 
-class Entry:
+class Entry(Generic[K]):
     """A slot in the schedule."""
 
     __slots__ = ("due_s", "kept", "key", "order", "seconds")
 
-    def __init__(self, key: Hashable, due_s: float, seconds: float, number: int) -> None:
+    def __init__(self, key: K, due_s: float, seconds: float, number: int) -> None:
         self.key = key
         self.due_s = due_s
         self.seconds = seconds
@@ -36,12 +39,12 @@ class Entry:
         self.kept = True
 
 
-class _Bucket:
+class _Bucket(Generic[K]):
     """Neighbours in the order of due times."""
 
     __slots__ = ("entries", "latest_s", "longest_s", "work_s")
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: list[Entry[K]]) -> None:
         self.entries = entries
         self.refresh()
 
@@ -59,23 +62,23 @@ class _Bucket:
         self.work_s, self.latest_s, self.longest_s = work_s, latest_s, longest_s
 
 
-class Schedule:
+class Schedule(Generic[K]):
     """Waiting slots by due time, each kept or left out."""
 
     def __init__(self) -> None:
-        self._buckets: list[_Bucket] = []
+        self._buckets: list[_Bucket[K]] = []
         self._ends: list[tuple[float, int]] = []
-        self._entries: dict[Hashable, Entry] = {}
-        self._left_out: list[tuple[float, int, Entry]] = []
+        self._entries: dict[K, Entry[K]] = {}
+        self._left_out: list[tuple[float, int, Entry[K]]] = []
         self._number = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: Hashable) -> bool:
+    def __contains__(self, key: K) -> bool:
         return key in self._entries
 
-    def build(self, slots: Iterable[tuple[Hashable, float, float]], free_s: float) -> None:
+    def build(self, slots: Iterable[tuple[K, float, float]], free_s: float) -> None:
         """Start over with `(key, due_s, seconds)` of all slots, and leave out what must be."""
         entries = [
             Entry(key, due_s, seconds, number)
@@ -85,7 +88,7 @@ class Schedule:
         entries.sort(key=_order)
         self._entries = {entry.key: entry for entry in entries}
         self._left_out = []
-        longest: list[tuple[float, int, Entry]] = []
+        longest: list[tuple[float, int, Entry[K]]] = []
         end_s = free_s
         for entry in entries:
             end_s += entry.seconds
@@ -99,7 +102,7 @@ class Schedule:
         ]
         self._ends = [bucket.entries[-1].order for bucket in self._buckets]
 
-    def add(self, key: Hashable, due_s: float, seconds: float) -> None:
+    def add(self, key: K, due_s: float, seconds: float) -> None:
         """Add a slot, kept until `settle` finds otherwise."""
         entry = Entry(key, due_s, seconds, self._number)
         self._number += 1
@@ -118,7 +121,7 @@ class Schedule:
         self._buckets[at : at + 1] = [_Bucket(half) for half in halves]
         self._ends[at : at + 1] = [half[-1].order for half in halves]
 
-    def remove(self, key: Hashable) -> None:
+    def remove(self, key: K) -> None:
         """Remove a slot, if it is here."""
         entry = self._entries.pop(key, None)
         if entry is None:
@@ -152,7 +155,7 @@ class Schedule:
         for item in still_out:
             heapq.heappush(self._left_out, item)
 
-    def _try_to_keep(self, entry: Entry, free_s: float) -> bool:
+    def _try_to_keep(self, entry: Entry[K], free_s: float) -> bool:
         bucket = self._bucket_of(entry)
         entry.kept = True
         bucket.refresh()
@@ -162,18 +165,18 @@ class Schedule:
         bucket.refresh()
         return False
 
-    def take_left_out(self) -> list[Hashable]:
+    def take_left_out(self) -> list[K]:
         """Return all slots that are left out; they stay here, and are not returned again."""
         keys = [one.key for _, _, one in self._left_out if self._entries.get(one.key) is one]
         self._left_out = []
         return keys
 
-    def is_kept(self, key: Hashable) -> bool:
+    def is_kept(self, key: K) -> bool:
         """Return whether the slot is here and kept."""
         entry = self._entries.get(key)
         return entry is not None and entry.kept
 
-    def kept(self) -> Iterator[Entry]:
+    def kept(self) -> Iterator[Entry[K]]:
         """Iterate over the kept slots by due time."""
         for bucket in self._buckets:
             if bucket.longest_s:
@@ -191,9 +194,9 @@ class Schedule:
         """Return the seconds of all slots that are kept."""
         return sum(bucket.work_s for bucket in self._buckets)
 
-    def _longest_before_late(self, free_s: float) -> Entry | None:
+    def _longest_before_late(self, free_s: float) -> Entry[K] | None:
         """Return the longest kept slot up to the first late one, or None if none is late."""
-        longest: _Bucket | None = None
+        longest: _Bucket[K] | None = None
         for bucket in self._buckets:
             if free_s + bucket.latest_s > 0:
                 return self._longest_until_late(bucket, free_s, longest)
@@ -202,23 +205,21 @@ class Schedule:
                 longest = bucket
         return None
 
-    def _longest_until_late(self, bucket: _Bucket, free_s: float, earlier: _Bucket | None) -> Entry:
-        longest: Entry | None = None
+    def _longest_until_late(
+        self, bucket: _Bucket[K], free_s: float, earlier: _Bucket[K] | None
+    ) -> Entry[K]:
+        candidates = [] if earlier is None else [entry for entry in earlier.entries if entry.kept]
         for entry in bucket.entries:
             if entry.kept:
+                candidates.append(entry)
                 free_s += entry.seconds
-                if longest is None or entry.seconds > longest.seconds:
-                    longest = entry
                 if free_s > entry.due_s:
                     break
-        if earlier is not None and (longest is None or earlier.longest_s > longest.seconds):
-            longest = max((e for e in earlier.entries if e.kept), key=attrgetter("seconds"))
-        assert longest is not None, "a late slot has something before its end"
-        return longest
+        return max(candidates, key=attrgetter("seconds"))
 
-    def _bucket_of(self, entry: Entry) -> _Bucket:
+    def _bucket_of(self, entry: Entry[K]) -> _Bucket[K]:
         return self._buckets[bisect_left(self._ends, entry.order)]
 
-    def _leave_out(self, entry: Entry) -> None:
+    def _leave_out(self, entry: Entry[K]) -> None:
         entry.kept = False
         heapq.heappush(self._left_out, (entry.seconds, entry.order[1], entry))

@@ -69,7 +69,6 @@ def _work_that_fits(slots: Sequence[Known]) -> float:
             now_s += step_s
             done_s += step_s
             waiting[0][1] -= step_s
-        if step_s <= 0 or waiting[0][1] <= 1e-12 or now_s >= deadline_s:
-            if now_s < next_s or waiting[0][1] <= 1e-12 or now_s >= deadline_s:
-                heapq.heappop(waiting)
+        if waiting[0][1] <= 1e-12 or now_s >= deadline_s:
+            heapq.heappop(waiting)
     return done_s

@@ -85,12 +85,12 @@ class Machine:
         coming, look_s = 0, math.inf
         while True:
             arrival_s = self._trace[coming].arrived_s if coming < len(self._trace) else math.inf
-            event_s = self._running.event_s if self._running else math.inf
+            event_s = math.inf if self._running is None else self._running.event_s
             self._now_s = max(self._now_s, min(arrival_s, event_s, look_s))
             if self._now_s == math.inf:
                 return self._run
-            if event_s <= self._now_s:
-                self._end_phase()
+            if self._running is not None and event_s <= self._now_s:
+                self._end_phase(self._running)
             while coming < len(self._trace) and self._trace[coming].arrived_s <= self._now_s:
                 self._policy.arrive(self._trace[coming], self._now_s)
                 coming += 1
@@ -123,9 +123,7 @@ class Machine:
             free_s=self._now_s + start.seconds,
         )
 
-    def _end_phase(self) -> None:
-        running = self._running
-        assert running is not None, "a phase ends only while a slot is made"
+    def _end_phase(self, running: _Running) -> None:
         slot, share = running.slot, running.share
         if running.in_parallel and not running.stopped:
             parallel_s = slot.parallel_s * share

@@ -155,7 +155,7 @@ class FirstInFirstOut:
 
     def plan(self, now_s: float, free_s: float | None) -> Plan[int]:
         """Start the oldest whose constant still fits."""
-        given_up = []
+        given_up: list[GivenUp[int]] = []
         while free_s is None and self._queue:
             slot = self._queue.pop(0)
             if now_s + MEAN_S <= slot.deadline_s:

@@ -169,7 +169,8 @@ class _Server:
         if key not in self._units:
             self._units[key] = work_units(_recipe(slot.units * rung.work_share))
         predicted_s = self._estimates.predict_units(self._units[key])
-        assert predicted_s is not None, "there are priors for all stages"
+        if predicted_s is None:
+            raise AssertionError("there are priors for all stages")
         return predicted_s
 
 

@@ -18,7 +18,7 @@ class NothingLeftToHappenError(RuntimeError):
     """All tasks wait for something that no timer will bring."""
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc,valid-type] # chosen at run time
+class _Selector(selectors.DefaultSelector):
     """Advances the loop's clock instead of waiting."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ def work_units(recipe: Recipe | Mapping[str, Any]) -> dict[str, float]:
     little less; a portrait and a self-check are one unit.
     """
     if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump(include={"slot_params": ..., "audio_track": {"script"}})
+        recipe = recipe.model_dump(include={"slot_params": True, "audio_track": {"script"}})
     params = recipe.get("slot_params") or {}
     duration_s = float(params.get("duration_sec", 45.0))
     script = (recipe.get("audio_track") or {}).get("script") or ""

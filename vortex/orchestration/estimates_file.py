@@ -33,10 +33,7 @@ class EstimatesFile:
         A file that cannot be used is logged and left alone: estimates are learned again.
         """
         try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            if saved["format"] != _FORMAT:
-                raise ValueError(f"format: must be {_FORMAT}, got {saved['format']}")
-            estimates.restore(saved["stages"])
+            self._restore(estimates)
         except FileNotFoundError:
             return False
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -58,3 +55,9 @@ class EstimatesFile:
             logger.warning(
                 "Estimates not saved", extra={"path": str(self.path), "error": str(error)}
             )
+
+    def _restore(self, estimates: StageEstimates) -> None:
+        saved = json.loads(self.path.read_text(encoding="utf-8"))
+        if saved["format"] != _FORMAT:
+            raise ValueError(f"format: must be {_FORMAT}, got {saved['format']}")
+        estimates.restore(saved["stages"])

@@ -64,5 +64,5 @@ def test_file_without_slots_is_refused_by_name(tmp_path: Path, content: str | No
     path = tmp_path / "traces.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UnreadableRecordingError, match="traces.jsonl"):
+    with pytest.raises(UnreadableRecordingError, match=r"traces\.jsonl"):
         read_recorded(path)
