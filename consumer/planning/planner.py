@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Generic
 
 from consumer.planning.expected import ExpectedArrivals
@@ -209,25 +210,31 @@ class Planner(Generic[K, W]):
     def _start(self, now_s: float) -> Start[K] | None:
         kept = list(islice(self._schedule.kept(), _NEAR))
         spared = self._spared_for_expected(kept, now_s)
+        fitting: list[tuple[float, K]] = []
         for entry in kept:
-            if entry.key not in spared and now_s + entry.seconds <= self._deadline_s(entry):
-                return self._at_best_rung(entry, now_s, "due first of the slots that are kept")
-        fitting = [e for e in kept if now_s + e.seconds <= self._deadline_s(e)]
-        if not fitting:
-            fitting = self._fitting_alone(now_s)
+            seconds = self._fits(entry.key, now_s)
+            if seconds is None:
+                continue
+            if entry.key not in spared:
+                why = "due first of the slots that are kept"
+                return self._at_best_rung(entry.key, seconds, now_s, why)
+            fitting.append((seconds, entry.key))
+        if not fitting:  # those that are left out only for a margin
+            fitting += (
+                (seconds, key)
+                for key in islice(self._waiting, _NEAR)
+                if (seconds := self._fits(key, now_s)) is not None
+            )
         if not fitting:
             return None
-        shortest = min(fitting, key=lambda entry: entry.seconds)
-        return self._at_best_rung(shortest, now_s, "the shortest that still fits")
+        seconds, key = min(fitting, key=itemgetter(0))
+        return self._at_best_rung(key, seconds, now_s, "the shortest that still fits")
 
-    def _deadline_s(self, entry: Entry[K]) -> float:
-        return self._waiting[entry.key].deadline_s
-
-    def _fitting_alone(self, now_s: float) -> list[Entry[K]]:
-        """Return slots that are left out only for a margin."""
-        candidates = islice(self._waiting.values(), _NEAR)
-        entries = (Entry(s.key, s.deadline_s, self._lowest_s(s), 0) for s in candidates)
-        return [entry for entry in entries if now_s + entry.seconds <= entry.due_s]
+    def _fits(self, key: K, now_s: float) -> float | None:
+        """Return a slot's seconds, as predicted now, if it can be on time; else None."""
+        slot = self._waiting[key]
+        seconds = self._lowest_s(slot)
+        return seconds if now_s + seconds <= slot.deadline_s else None
 
     def _spared_for_expected(self, kept: Sequence[Entry[K]], now_s: float) -> set[K]:
         """Return the kept slots whose time is worth more to slots that are expected.
@@ -246,18 +253,17 @@ class Planner(Generic[K, W]):
                 spared, best = lost, value(without_s) - lost
         return {entry.key for entry in near[:spared]}
 
-    def _at_best_rung(self, entry: Entry[K], now_s: float, why: str) -> Start[K]:
-        key = entry.key
+    def _at_best_rung(self, key: K, lowest_s: float, now_s: float, why: str) -> Start[K]:
         slot = self._waiting[key]
         self._schedule.remove(key)
         for rung in self._ladder[:-1]:
             seconds = self._predict_s(slot.work, rung)
             if now_s + seconds > slot.deadline_s - self._z * seconds:
                 continue
-            if self._leaves_others_alone(now_s, seconds, entry.seconds):
+            if self._leaves_others_alone(now_s, seconds, lowest_s):
                 why += f"; all others keep a reserve of {self._reserve_s:g} s"
                 return Start(key, seconds, rung, why)
-        return Start(key, entry.seconds, self._ladder[-1], why)
+        return Start(key, lowest_s, self._ladder[-1], why)
 
     def _leaves_others_alone(self, now_s: float, seconds: float, lowest_s: float) -> bool:
         """Return whether a slot may take so long: nobody who waits or is expected loses by it."""

@@ -97,16 +97,75 @@ def test_same_key_cannot_wait_twice() -> None:
         arrive(plans, a=(10.0, 40.0))
 
 
-def test_arriving_short_slots_make_a_long_one_wait_for_them_under_overload() -> None:
-    plans = planner()
+def after_arrivals(plans: Planner[str, float], gap_s: float, seconds: float) -> float:
+    """Let many slots arrive, and go, so that more like them are expected; return the moment."""
     now_s = 0.0
-    for number in range(200):  # four times as much as can be made
-        now_s += 1.0
-        plans.arrive(Waiting(f"past{number}", 4.0, now_s, now_s + 45.0), now_s)
+    for number in range(300):
+        now_s += gap_s
+        plans.arrive(Waiting(f"past{number}", seconds, now_s, now_s + 45.0), now_s)
         plans.remove(f"past{number}")
-    plans.arrive(Waiting("long", 40.0, now_s, now_s + 44.0), now_s)
+    return now_s
+
+
+@pytest.mark.parametrize(("gap_s", "first"), [(60.0, "long"), (1.0, "short")])
+def test_long_slot_gives_way_to_short_ones_that_are_expected_under_overload(
+    gap_s: float, first: str
+) -> None:
+    plans = planner()
+    now_s = after_arrivals(plans, gap_s, seconds=4.0)
+    plans.arrive(Waiting("long", 20.0, now_s, now_s + 40.0), now_s)
     plans.arrive(Waiting("short", 4.0, now_s, now_s + 45.0), now_s)
-    assert started(plans.plan(now_s)) == "short"
+    assert started(plans.plan(now_s)) == first
+
+
+@pytest.mark.parametrize(("gap_s", "rung"), [(60.0, FULL), (2.0, HALF)])
+def test_lowest_rung_is_taken_if_an_expected_slot_would_lose_its_chance(
+    gap_s: float, rung: Rung
+) -> None:
+    plans = planner(FULL, HALF)
+    now_s = after_arrivals(plans, gap_s, seconds=6.0)
+    plans.arrive(Waiting("a", 6.0, now_s, now_s + 45.0), now_s)
+    start = plans.plan(now_s).start
+    assert start is not None
+    assert start.rung is rung
+
+
+def test_slot_that_only_a_margin_leaves_out_is_started_if_no_other_fits() -> None:
+    plans = planner()
+    now_s = after_arrivals(plans, gap_s=3.0, seconds=12.0)
+    plans.arrive(Waiting("tight", 12.0, now_s, now_s + 12.5), now_s)
+    start = plans.plan(now_s).start
+    assert start is not None
+    assert (start.key, start.why) == ("tight", "the shortest that still fits")
+
+
+class ChangingSpeed:
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.planner: Planner[str, float] = Planner(
+            lambda seconds, rung: seconds * self.factor, lambda: 0.1
+        )
+
+
+def test_slot_is_predicted_again_before_it_is_given_up_as_hopeless() -> None:
+    speed = ChangingSpeed()
+    arrive(speed.planner, a=(10.0, 20.0))
+    speed.planner.plan(0.0, free_s=5.0)
+    speed.factor = 0.5
+    plan = speed.planner.plan(12.0, free_s=12.0)
+    assert (plan.give_up, plan.look_again_s) == ((), 15.0)
+
+
+def test_slot_is_predicted_again_before_it_is_started() -> None:
+    speed = ChangingSpeed()
+    many = {f"slot{number:03}": (1.0, 3.0 * (number + 1)) for number in range(200)}
+    arrive(speed.planner, **many)
+    assert started(speed.planner.plan(0.0)) == "slot000"
+    speed.factor = 10.0  # so many slots are not all planned again at once
+    start = speed.planner.plan(1.0).start
+    assert start is not None
+    assert start.seconds == 10.0
+    assert 1.0 + start.seconds <= many[start.key][1]
 
 
 def test_best_rung_is_taken_if_all_others_keep_their_reserve() -> None:
