@@ -115,6 +115,24 @@ class Planner(Generic[K, W]):
             self.remove(start.key)
         return Plan(start, tuple(given_up), self._next_look_s())
 
+    def rung_for_rest(
+        self, now_s: float, deadline_s: float, current: Rung, rest_s: Callable[[Rung], float]
+    ) -> Rung | None:
+        """Return the rung at which to go on with a slot in the making; None if none is in time.
+
+        That is the one it has, or the next lower one whose rest ends in time: a slot never goes up
+        again, since what is behind it cannot be made better.
+
+        Args:
+            now_s: monotonic seconds.
+            deadline_s: monotonic seconds.
+            current: the slot's rung so far.
+            rest_s: the seconds of what is ahead, at a rung.
+        """
+        left_s = deadline_s - now_s
+        below = self._ladder[self._ladder.index(current) :]
+        return next((rung for rung in below if rest_s(rung) <= left_s), None)
+
     # --- the schedule -----------------------------------------------------------------------
 
     def _lowest_s(self, slot: Waiting[K, W]) -> float:
