@@ -130,3 +130,19 @@ def test_cost_of_an_arrival_grows_less_than_the_number_of_slots(
         return cpu_s(arrive)
 
     assert arrivals_at(10_000) < 6 * arrivals_at(1_000)
+
+
+def test_longest_slot_before_a_late_one_is_left_out_wherever_it_lies() -> None:
+    schedule: Schedule[int] = Schedule()
+    for number, slot in enumerate([(12.0, 10.0), (13.0, 1.0), (14.0, 1.0), (15.0, 4.0)]):
+        schedule.add(number, *slot)
+    schedule.settle(0.0)
+    assert [entry.key for entry in schedule.kept()] == [1, 2, 3]
+
+
+def test_slot_that_was_left_out_and_removed_is_not_taken_back() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.build([("a", 10.0, 6.0), ("b", 11.0, 7.0)], 0.0)
+    schedule.remove("b")
+    schedule.take_back(-100.0)
+    assert [entry.key for entry in schedule.kept()] == ["a"]
