@@ -134,8 +134,8 @@ def test_cost_of_an_arrival_grows_less_than_the_number_of_slots(
 
 def test_longest_slot_before_a_late_one_is_left_out_wherever_it_lies() -> None:
     schedule: Schedule[int] = Schedule()
-    for number, slot in enumerate([(12.0, 10.0), (13.0, 1.0), (14.0, 1.0), (15.0, 4.0)]):
-        schedule.add(number, *slot)
+    slots = [(12.0, 10.0), (13.0, 1.0), (14.0, 1.0), (15.0, 4.0)]
+    schedule.build([(number, *slot) for number, slot in enumerate(slots)], -100.0)
     schedule.settle(0.0)
     assert [entry.key for entry in schedule.kept()] == [1, 2, 3]
 
