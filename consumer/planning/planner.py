@@ -257,7 +257,7 @@ class Planner(Generic[K, W]):
     def _spared_for_expected(self, kept: Sequence[Entry[K]], now_s: float) -> set[K]:
         """Return the kept slots whose time is worth more to slots that are expected.
 
-        Only slots that are due as early as a coming one would be compete with it.
+        Those that are due later than slots that arrive now can wait for these.
         """
         horizon_s = now_s + self.expected.offset_s
         near = [entry for entry in kept if entry.due_s <= horizon_s]
