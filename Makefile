@@ -14,7 +14,7 @@ LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/mode
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-gpu chaos lint format evaluate bench bench-slot bench-gpu schemas wheel lock clean
+.PHONY: help setup demo check test test-slow test-gpu chaos lint format evaluate bench bench-slot bench-deadlines bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench: $(READY) ## Measure our overhead, as ratios.
 
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time
+
+bench-deadlines: $(READY) ## Measure how many slots are on time under load, against the optimum.
+	$(BIN)/python -m tests.benchmarks.deadlines
 
 bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
 	$(BIN)/python -m tests.benchmarks.full_size

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, demo, doctor, kafka, models, partitions, run, schemas, tick, watch
+from consumer.cli import (
+    config,
+    demo,
+    doctor,
+    kafka,
+    models,
+    partitions,
+    run,
+    schemas,
+    simulate,
+    tick,
+    watch,
+)
 from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
 
 
@@ -48,6 +60,7 @@ app.command(name="demo")(demo.demo)
 app.command(name="run")(run.run)
 app.command(name="tick")(tick.tick)
 app.command(name="watch")(watch.watch)
+app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")

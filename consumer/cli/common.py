@@ -15,6 +15,7 @@ from consumer.config import WorkerConfig
 from consumer.embedded_kafka.jars import EmbeddedKafkaError
 from consumer.engine.base import EngineStartError
 from consumer.kafka.clients import KafkaUnreachableError
+from consumer.simulation.recorded import UnreadableRecordingError
 from consumer.worker import WorkerFailedError, WorkerStartError
 from vortex.config import ConfigError
 from vortex.errors import VortexInitializationError
@@ -31,6 +32,7 @@ FAILURES = (
     EngineStartError,
     KafkaError,
     KafkaUnreachableError,
+    UnreadableRecordingError,
     VortexInitializationError,
     WorkerFailedError,
     WorkerStartError,

@@ -167,10 +167,10 @@ class ReportingEstimates(StageEstimates):
         super().__init__(limits_s)
         self._line = line
 
-    def observe(self, stage: str, seconds: float, units: float = 1.0) -> None:
+    def observe(self, stage: str, seconds: float, units: float = 1.0) -> float:
         """Learn from one finished attempt of a stage."""
-        super().observe(stage, seconds, units)
         self._line.send(Observed(stage, seconds, units, finished=True))
+        return super().observe(stage, seconds, units)
 
     def observe_stopped(self, stage: str, seconds: float, units: float = 1.0) -> None:
         """Learn from an attempt that was stopped at the stage's limit."""

@@ -6,10 +6,11 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from schemas import Recipe
+from vortex.orchestration.learning import CarryOver, Prior, StageModel
 
 STAGES = ("audio", "image", "video", "clip")
 
@@ -74,12 +75,16 @@ class _Observation(NamedTuple):
     seconds: float
     units: float
     finished: bool
+    speed_factor: float
+    """The model's, after this was learned."""
 
 
 @dataclass
 class _Stage:
     """What is known of one stage."""
 
+    model: StageModel | None = None
+    """None before the first attempt that finished, unless there is a prior."""
     recent: deque[_Observation] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     made_units: float = 0.0
     """The most work that it finished and was not stopped at since."""
@@ -96,7 +101,17 @@ class _Stage:
         """
         finished = [one for one in self.recent if one.finished]
         stopped = self.recent if len(self.recent) > 1 else ()
-        return [one.seconds * (units / one.units) for one in finished or stopped]
+        return [self._rescaled(one, units) for one in finished or stopped]
+
+    def _rescaled(self, one: _Observation, units: float) -> float:
+        if self.model is None:
+            return one.seconds * (units / one.units)
+        growth = self.model.predict(units) / self.model.predict(one.units)
+        return one.seconds * growth * self.model.speed_factor / one.speed_factor
+
+    def remember(self, seconds: float, units: float, *, finished: bool) -> None:
+        factor = 1.0 if self.model is None else self.model.speed_factor
+        self.recent.append(_Observation(seconds, units, finished, factor))
 
     @property
     def ever_finished(self) -> bool:
@@ -104,38 +119,56 @@ class _Stage:
 
 
 class StageEstimates:
-    """Predicts a stage's seconds as its work units times the median of recent costs per unit.
+    """Predicts a stage's seconds as a fixed part and one in proportion to its units, both learned.
 
-    The median, because one slow slot (a page fault, a neighbour on the machine) says nothing about
-    the next one; without a margin, because on simulated overload a margin loses more slots at
-    admission than it saves later. Pure bookkeeping on one thread.
+    See `StageModel` for how. A prediction is a median, without a margin: whether one is worth its
+    price is for the planner to say. Pure bookkeeping on one thread.
 
     A slot is ruled out when a stage of it would go over its limit even at the lowest of the recent
-    costs per unit. That can be wrong, most of all when it is concluded from much shorter slots, and
+    costs. That can be wrong, most of all when it is concluded from much shorter slots, and
     a slot that is never tried teaches nothing. So every refusal lets the next slot go further over
     the limit, by a quarter each, until one is tried. If that one is made, slots of its size are not
     ruled out again, until one is stopped at the limit. If it is stopped, refusals begin again, and
     twice as many come before the next is tried, up to sixteen times as many.
     """
 
-    def __init__(self, limits_s: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        limits_s: Mapping[str, float] | None = None,
+        priors: Mapping[str, Prior] | None = None,
+    ) -> None:
         """Start without observations.
 
         Args:
             limits_s: the most seconds that an attempt of a stage may take. No prediction is above
                 it, since an attempt is stopped there; and a slot that would need more may be ruled
                 out. Without a limit, a stage rules nothing out.
+            priors: what is believed of stages before they were measured. Without one, a stage is
+                not predicted until it finished once.
         """
         self._limits_s = limits_s or {}
         self._stages = {stage: _Stage() for stage in STAGES}
+        for stage, prior in (priors or {}).items():
+            self._stages[stage].model = StageModel(prior)
+        self._carry_over = CarryOver()
 
-    def observe(self, stage: str, seconds: float, units: float = 1.0) -> None:
-        """Learn from one finished attempt of a stage."""
+    def observe(self, stage: str, seconds: float, units: float = 1.0) -> float:
+        """Learn from one finished attempt of a stage.
+
+        Returns:
+            How far it was off its prediction, as the logarithm of a ratio; 0 for the first one.
+        """
         known = self._stages[stage]
         if self.overrun(stage, units) is not None:
             known.refusals, known.patience = 0, 1
-        known.recent.append(_Observation(seconds, units, finished=True))
         known.made_units = max(known.made_units, units)
+        error = 0.0
+        if known.model is None:
+            known.model = StageModel.of_first(seconds, units)
+        else:
+            error = known.model.observe(seconds, units)
+        known.remember(seconds, units, finished=True)
+        return error
 
     def observe_stopped(self, stage: str, seconds: float, units: float = 1.0) -> None:
         """Learn from an attempt that was stopped at the stage's limit."""
@@ -144,26 +177,69 @@ class StageEstimates:
             known.patience = min(2 * known.patience, _MAX_PATIENCE)
         known.refusals = 0
         seconds = max(seconds, self._limits_s.get(stage, 0.0))
-        known.recent.append(_Observation(seconds, units, finished=False))
         if units <= known.made_units:
             known.made_units = 0.0
+        self.observe_at_least(stage, seconds, units)
+        known.remember(seconds, units, finished=False)
+
+    def observe_at_least(self, stage: str, seconds: float, units: float = 1.0) -> None:
+        """Learn from an attempt that was stopped for another reason, such as a deadline."""
+        model = self._stages[stage].model
+        if model is not None:
+            model.observe_stopped(seconds, units)
+
+    def slot(self, recipe: Recipe) -> SlotEstimate:
+        """Return what is known of a slot that is about to be made."""
+        return SlotEstimate(self, self._carry_over, work_units(recipe))
+
+    @property
+    def spread(self) -> float:
+        """The relative standard deviation of the video's time, of most slots the longest part."""
+        model = self._stages["video"].model
+        return 0.0 if model is None else model.spread
 
     def predict(self, stage: str, units: float = 1.0) -> float | None:
         """Return the seconds that the stage should take, or None before the first observation."""
-        seconds = self._stages[stage].seconds_for(units)
-        return min(median(seconds), self._limits_s.get(stage, math.inf)) if seconds else None
+        known = self._stages[stage]
+        if known.model is not None:
+            seconds = known.model.predict(units)
+        elif stopped := known.seconds_for(units):
+            seconds = median(stopped)
+        else:
+            return None
+        return min(seconds, self._limits_s.get(stage, math.inf))
 
     def predict_slot(self, recipe: Recipe) -> float | None:
         """Return the seconds from the first stage's start to the last one's end, if all are known.
 
         That is the critical path, max(audio, image) + video + clip.
         """
-        units = work_units(recipe)
+        return self.predict_units(work_units(recipe))
+
+    def predict_units(self, units: Mapping[str, float]) -> float | None:
+        """Return the seconds of a slot with so much work, if all stages are known."""
         predicted = {stage: self.predict(stage, units[stage]) for stage in STAGES}
         known = {stage: seconds for stage, seconds in predicted.items() if seconds is not None}
         if len(known) < len(STAGES):
             return None
         return max(known["audio"], known["image"]) + known["video"] + known["clip"]
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """Return what was learned of each stage."""
+        models = {stage: known.model for stage, known in self._stages.items()}
+        return {stage: model.to_json() for stage, model in models.items() if model is not None}
+
+    def restore(self, saved: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from what was learned before; all of it or nothing.
+
+        Raises:
+            KeyError: something is missing, or is no stage.
+            ValueError: a value is impossible.
+        """
+        models = {stage: StageModel.from_json(values) for stage, values in saved.items()}
+        stages = {stage: self._stages[stage] for stage in models}
+        for stage, model in models.items():
+            stages[stage].model = model
 
     def overrun(self, stage: str, units: float = 1.0) -> Overrun | None:
         """Return by how much the stage would go over its limit, or None if it may well not."""
@@ -190,3 +266,29 @@ class StageEstimates:
                 known.refusals += 1
                 return overrun
         return None
+
+
+class SlotEstimate:
+    """Predicts the rest of one slot from its finished stages, and passes on what they teach."""
+
+    def __init__(
+        self, estimates: StageEstimates, carry_over: CarryOver, units: Mapping[str, float]
+    ) -> None:
+        self._estimates = estimates
+        self._carry_over = carry_over
+        self._units = units
+        self._errors: list[float] = []
+
+    def finished(self, stage: str, seconds: float) -> None:
+        """Learn from an attempt of a stage that finished."""
+        error = self._estimates.observe(stage, seconds, self._units[stage])
+        if self._errors:
+            self._carry_over.observe(fmean(self._errors), error)
+        self._errors.append(error)
+
+    def predict(self, stage: str) -> float | None:
+        """Return the seconds of a stage ahead, given those behind; None if it is not known."""
+        seconds = self._estimates.predict(stage, self._units[stage])
+        if seconds is None or not self._errors:
+            return seconds
+        return seconds * self._carry_over.factor(fmean(self._errors))

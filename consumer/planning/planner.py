@@ -1,0 +1,292 @@
+"""Plans all waiting slots: which one to start, and which to give up."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Generic
+
+from consumer.planning.expected import ExpectedArrivals
+from consumer.planning.plan import FULL, GivenUp, K, Plan, Rung, Start, W, Waiting
+from consumer.planning.schedule import Entry, Schedule
+
+# A slot is given up early only if the plan leaves it out even when all slots take so little of
+# their prediction. Higher gives up more that could still have been made.
+HOPEFUL_SHARE = 0.5
+# Up to this load no margin is kept; from there it grows, in standard deviations by load.
+NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
+RESERVE_S = 25.0
+# A higher rung may cost so many slots that are expected.
+MOST_EXPECTED_LOST = 0.02
+# So many slots are planned afresh at every decision; more, in turns.
+_FEW = 48
+_NEAR = 96
+
+
+class Planner(Generic[K, W]):
+    """Owns the waiting slots of one worker, which makes one at a time. Pure bookkeeping.
+
+    The plan is the largest set of waiting slots that all end in time (`Schedule`), less those
+    whose time is worth more to slots that are expected to arrive (`ExpectedArrivals`). Of these
+    the one due first is started. Where load is high, each slot's due time lies before its deadline
+    by a margin that grows with the work before it; at low load margins lose slots.
+
+    With a ladder of rungs, slots are planned at the lowest. A higher one is taken only if every
+    slot that is kept still has a reserve then, and none that is expected loses its chance.
+    """
+
+    def __init__(
+        self,
+        predict_s: Callable[[W, Rung], float],
+        spread: Callable[[], float],
+        ladder: Sequence[Rung] = (FULL,),
+        reserve_s: float = RESERVE_S,
+    ) -> None:
+        """Start without slots.
+
+        Args:
+            predict_s: the median seconds that a slot takes at a rung.
+            spread: the standard deviation of a prediction, relative to it.
+            ladder: the rungs that may be used, the best first; at least one.
+            reserve_s: seconds that every kept slot must have left for a higher rung to be taken.
+        """
+        if not ladder:
+            raise ValueError("ladder: needs at least one rung, got none")
+        self._predict_s = predict_s
+        self._spread = spread
+        self._ladder = tuple(ladder)
+        self._reserve_s = reserve_s
+        self.expected = ExpectedArrivals()
+        self._waiting: dict[K, Waiting[K, W]] = {}
+        self._schedule: Schedule[K] = Schedule()
+        self._hopeful: Schedule[K] = Schedule()
+        self._looks: list[tuple[float, int, K]] = []
+        self._looks_made = 0
+        self._until_rebuild = 0
+        self._free_s = -math.inf
+        self._z = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._waiting
+
+    def arrive(self, slot: Waiting[K, W], now_s: float) -> None:
+        """Add a slot.
+
+        Raises:
+            ValueError: a slot with this key waits already.
+        """
+        if slot.key in self._waiting:
+            raise ValueError(f"key: {slot.key} waits already; remove it first")
+        seconds = self._lowest_s(slot)
+        self.expected.note(slot.arrived_s, slot.deadline_s, seconds)
+        self._waiting[slot.key] = slot
+        self._insert(slot, seconds, now_s)
+        self._look_at(slot, seconds)
+
+    def remove(self, key: K) -> Waiting[K, W] | None:
+        """Forget a slot; None if it does not wait here."""
+        slot = self._waiting.pop(key, None)
+        if slot is not None:
+            self._schedule.remove(key)
+            self._hopeful.remove(key)
+        return slot
+
+    def plan(self, now_s: float, free_s: float | None = None) -> Plan[K]:
+        """Plan all slots; those that are started or given up wait no more.
+
+        Args:
+            now_s: monotonic seconds.
+            free_s: when the slot that is being made should end; None if none is, so that one may
+                be started.
+        """
+        idle = free_s is None
+        self._free_s = now_s if free_s is None else max(free_s, now_s)
+        given_up = self._give_up_hopeless(now_s)
+        self._settle(now_s)
+        given_up += self._give_up_left_out(now_s)
+        start = self._start(now_s) if idle else None
+        if start is not None:
+            self.remove(start.key)
+        return Plan(start, tuple(given_up), self._next_look_s())
+
+    def rung_for_rest(
+        self, now_s: float, deadline_s: float, current: Rung, rest_s: Callable[[Rung], float]
+    ) -> Rung | None:
+        """Return the rung at which to go on with a slot in the making; None if none is in time.
+
+        That is the one it has, or the next lower one whose rest ends in time: a slot never goes up
+        again, since what is behind it cannot be made better.
+
+        Args:
+            now_s: monotonic seconds.
+            deadline_s: monotonic seconds.
+            current: the slot's rung so far.
+            rest_s: the seconds of what is ahead, at a rung.
+        """
+        left_s = deadline_s - now_s
+        below = self._ladder[self._ladder.index(current) :]
+        return next((rung for rung in below if rest_s(rung) <= left_s), None)
+
+    # --- the schedule -----------------------------------------------------------------------
+
+    def _lowest_s(self, slot: Waiting[K, W]) -> float:
+        return self._predict_s(slot.work, self._ladder[-1])
+
+    def _insert(self, slot: Waiting[K, W], seconds: float, now_s: float) -> None:
+        due_s = slot.deadline_s - self._margin_s(slot.deadline_s, seconds, now_s)
+        self._schedule.add(slot.key, due_s, seconds)
+        self._hopeful.add(slot.key, slot.deadline_s, seconds * HOPEFUL_SHARE)
+
+    def _margin_s(self, deadline_s: float, seconds: float, now_s: float) -> float:
+        """Return how far the end of all work up to a slot may lie off its prediction."""
+        if self._z == 0.0:
+            return 0.0
+        left_s = max(deadline_s - now_s, seconds)
+        return self._z * math.sqrt(left_s * seconds)
+
+    def _settle(self, now_s: float) -> None:
+        self._until_rebuild -= 1
+        if len(self._waiting) <= _FEW or self._until_rebuild <= 0:
+            self._rebuild(now_s)
+            self._until_rebuild = max(1, len(self._waiting) // 8)
+        else:
+            self._schedule.settle(self._free_s)
+            self._schedule.take_back(self._free_s)
+            self._hopeful.settle(self._free_s)
+
+    def _rebuild(self, now_s: float) -> None:
+        """Predict all slots again and plan them from the beginning."""
+        self._z = self._spread() * self._deviations(now_s)
+        slots, hopeful = [], []
+        for slot in self._waiting.values():
+            seconds = self._lowest_s(slot)
+            due_s = slot.deadline_s - self._margin_s(slot.deadline_s, seconds, now_s)
+            slots.append((slot.key, due_s, seconds))
+            hopeful.append((slot.key, slot.deadline_s, seconds * HOPEFUL_SHARE))
+        self._schedule.build(slots, self._free_s)
+        self._hopeful.build(hopeful, self._free_s)
+
+    def _deviations(self, now_s: float) -> float:
+        """Return how many standard deviations of its end a slot is kept from its deadline."""
+        overload = self.expected.load(now_s) - NO_MARGIN_LOAD
+        return min(MOST_MARGIN, max(0.0, MARGIN_BY_LOAD * overload))
+
+    # --- giving up --------------------------------------------------------------------------
+
+    def _look_at(self, slot: Waiting[K, W], seconds: float) -> None:
+        """Look again at a slot when it can no longer be finished, as predicted now."""
+        self._looks_made += 1
+        heapq.heappush(self._looks, (slot.deadline_s - seconds, self._looks_made, slot.key))
+
+    def _next_look_s(self) -> float:
+        while self._looks and self._looks[0][2] not in self._waiting:
+            heapq.heappop(self._looks)
+        return self._looks[0][0] if self._looks else math.inf
+
+    def _give_up_hopeless(self, now_s: float) -> list[GivenUp[K]]:
+        given_up = []
+        while self._looks and self._looks[0][0] < now_s:
+            slot = self._waiting.get(heapq.heappop(self._looks)[2])
+            if slot is None:
+                continue
+            seconds = self._lowest_s(slot)
+            left_s = slot.deadline_s - now_s
+            if left_s >= seconds:
+                self._look_at(slot, seconds)
+                continue
+            why = f"{left_s:.3f} s are left, and the slot needs {seconds:.3f} s"
+            if left_s <= 0:
+                why = "the deadline passed while the slot waited"
+            given_up.append(self._give_up(slot, why, now_s))
+        return given_up
+
+    def _give_up_left_out(self, now_s: float) -> list[GivenUp[K]]:
+        given_up = []
+        for key in self._hopeful.take_left_out():
+            slot = self._waiting.get(key)
+            if slot is None or self._schedule.is_kept(key):
+                continue
+            why = (
+                "the slots that are due before it leave no room for it: it needs"
+                f" {self._lowest_s(slot):.3f} s, and more slots are on time without it"
+            )
+            given_up.append(self._give_up(slot, why, now_s))
+        return given_up
+
+    def _give_up(self, slot: Waiting[K, W], why: str, now_s: float) -> GivenUp[K]:
+        self.remove(slot.key)
+        return GivenUp(slot.key, why, slot.deadline_s - now_s)
+
+    # --- starting ---------------------------------------------------------------------------
+
+    def _start(self, now_s: float) -> Start[K] | None:
+        kept = list(islice(self._schedule.kept(), _NEAR))
+        spared = self._spared_for_expected(kept, now_s)
+        fitting: list[tuple[float, K]] = []
+        for entry in kept:
+            seconds = self._fits(entry.key, now_s)
+            if seconds is None:
+                continue
+            if entry.key not in spared:
+                why = "due first of the slots that are kept"
+                return self._at_best_rung(entry.key, seconds, now_s, why)
+            fitting.append((seconds, entry.key))
+        if not fitting:  # those that are left out only for a margin
+            fitting += (
+                (seconds, key)
+                for key in islice(self._waiting, _NEAR)
+                if (seconds := self._fits(key, now_s)) is not None
+            )
+        if not fitting:
+            return None
+        seconds, key = min(fitting, key=itemgetter(0))
+        return self._at_best_rung(key, seconds, now_s, "the shortest that still fits")
+
+    def _fits(self, key: K, now_s: float) -> float | None:
+        """Return a slot's seconds, as predicted now, if it can be on time; else None."""
+        slot = self._waiting[key]
+        seconds = self._lowest_s(slot)
+        return seconds if now_s + seconds <= slot.deadline_s else None
+
+    def _spared_for_expected(self, kept: Sequence[Entry[K]], now_s: float) -> set[K]:
+        """Return the kept slots whose time is worth more to slots that are expected.
+
+        Those that are due later than slots that arrive now can wait for these.
+        """
+        horizon_s = now_s + self.expected.offset_s
+        near = [entry for entry in kept if entry.due_s <= horizon_s]
+        end_s = sum(entry.seconds for entry in near)
+        near.sort(key=lambda entry: -entry.seconds)
+        value = self.expected.on_time_if_free_in
+        spared, best, without_s = 0, value(end_s), end_s
+        for lost, entry in enumerate(near, 1):
+            without_s -= entry.seconds
+            if value(without_s) - lost > best:
+                spared, best = lost, value(without_s) - lost
+        return {entry.key for entry in near[:spared]}
+
+    def _at_best_rung(self, key: K, lowest_s: float, now_s: float, why: str) -> Start[K]:
+        slot = self._waiting[key]
+        self._schedule.remove(key)
+        for rung in self._ladder[:-1]:
+            seconds = self._predict_s(slot.work, rung)
+            if now_s + seconds > slot.deadline_s - self._z * seconds:
+                continue
+            if self._leaves_others_alone(now_s, seconds, lowest_s):
+                why += f"; all others keep a reserve of {self._reserve_s:g} s"
+                return Start(key, seconds, rung, why)
+        return Start(key, lowest_s, self._ladder[-1], why)
+
+    def _leaves_others_alone(self, now_s: float, seconds: float, lowest_s: float) -> bool:
+        """Return whether a slot may take so long: nobody who waits or is expected loses by it."""
+        if self._schedule.reserve_s(now_s + seconds) < self._reserve_s:
+            return False
+        after_s = self._schedule.work_s()
+        value = self.expected.on_time_if_free_in
+        return value(lowest_s + after_s) - value(seconds + after_s) <= MOST_EXPECTED_LOST

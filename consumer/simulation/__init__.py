@@ -1,0 +1,1 @@
+"""The planner and the estimates of the worker, on simulated slots."""

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import pytest
+
+from consumer.planning import Planner, Rung, Waiting
+from consumer.planning.plan import FULL, Plan
+
+HALF = Rung("half", 0.5, 0.5)
+
+
+def planner(*ladder: Rung, reserve_s: float = 25.0) -> Planner[str, float]:
+    """Return a planner of slots whose work is their seconds at full quality."""
+    return Planner(
+        lambda seconds, rung: seconds * rung.work_share, lambda: 0.1, ladder or (FULL,), reserve_s
+    )
+
+
+def waiting(key: str, seconds: float, deadline_s: float) -> Waiting[str, float]:
+    return Waiting(key, seconds, 0.0, deadline_s)
+
+
+def arrive(plans: Planner[str, float], **slots: tuple[float, float]) -> None:
+    for key, (seconds, deadline_s) in slots.items():
+        plans.arrive(waiting(key, seconds, deadline_s), 0.0)
+
+
+def started(plan: Plan[str]) -> str | None:
+    return None if plan.start is None else plan.start.key
+
+
+def given_up(plan: Plan[str]) -> list[str]:
+    return [each.key for each in plan.give_up]
+
+
+def test_slot_that_is_due_first_is_started() -> None:
+    plans = planner()
+    arrive(plans, late=(5.0, 40.0), early=(5.0, 20.0))
+    assert started(plans.plan(0.0)) == "early"
+    assert started(plans.plan(5.0)) == "late"
+    assert len(plans) == 0
+
+
+def test_nothing_is_started_while_a_slot_is_being_made() -> None:
+    plans = planner()
+    arrive(plans, a=(5.0, 40.0))
+    assert plans.plan(0.0, free_s=7.0).start is None
+    assert started(plans.plan(7.0)) == "a"
+
+
+def test_long_slot_due_first_gives_way_to_two_short_ones() -> None:
+    plans = planner()
+    arrive(plans, long=(30.0, 31.0), b=(12.0, 32.0), c=(12.0, 33.0))
+    assert started(plans.plan(0.0)) == "b"
+    assert started(plans.plan(12.0)) == "c"
+
+
+def test_slot_that_no_longer_fits_is_given_up_in_words_at_that_moment() -> None:
+    plans = planner()
+    arrive(plans, a=(10.0, 20.0))
+    plan = plans.plan(9.0, free_s=9.5)
+    assert plan.give_up == ()
+    assert plan.look_again_s == 10.0
+    (victim,) = plans.plan(10.5, free_s=12.0).give_up
+    assert (victim.key, victim.lead_s) == ("a", 9.5)
+    assert victim.why == "9.500 s are left, and the slot needs 10.000 s"
+
+
+def test_deadline_that_passed_is_said_to_have_passed() -> None:
+    plans = planner()
+    arrive(plans, a=(10.0, 20.0))
+    (victim,) = plans.plan(25.0).give_up
+    assert victim.why == "the deadline passed while the slot waited"
+
+
+def test_slot_without_any_chance_is_given_up_long_before_its_deadline() -> None:
+    plans = planner()
+    arrive(plans, **{f"slot{number}": (12.0, 45.0 + number / 100) for number in range(20)})
+    plan = plans.plan(0.0)
+    assert started(plan) == "slot0" or plan.start is not None
+    assert 10 <= len(plan.give_up) <= 16
+    assert all(victim.lead_s >= 45.0 for victim in plan.give_up)
+
+
+def test_slot_that_is_given_up_or_started_or_removed_waits_no_more() -> None:
+    plans = planner()
+    arrive(plans, a=(10.0, 5.0), b=(10.0, 40.0), c=(10.0, 40.0))
+    plans.remove("c")
+    plan = plans.plan(0.0)
+    assert (started(plan), given_up(plan)) == ("b", ["a"])
+    assert plans.plan(1.0) == Plan()
+
+
+def test_same_key_cannot_wait_twice() -> None:
+    plans = planner()
+    arrive(plans, a=(10.0, 40.0))
+    with pytest.raises(ValueError, match="key: a waits already"):
+        arrive(plans, a=(10.0, 40.0))
+
+
+def after_arrivals(plans: Planner[str, float], gap_s: float, seconds: float) -> float:
+    """Let many slots arrive, and go, so that more like them are expected; return the moment."""
+    now_s = 0.0
+    for number in range(300):
+        now_s += gap_s
+        plans.arrive(Waiting(f"past{number}", seconds, now_s, now_s + 45.0), now_s)
+        plans.remove(f"past{number}")
+    return now_s
+
+
+@pytest.mark.parametrize(("gap_s", "first"), [(60.0, "long"), (1.0, "short")])
+def test_long_slot_gives_way_to_short_ones_that_are_expected_under_overload(
+    gap_s: float, first: str
+) -> None:
+    plans = planner()
+    now_s = after_arrivals(plans, gap_s, seconds=4.0)
+    plans.arrive(Waiting("long", 20.0, now_s, now_s + 40.0), now_s)
+    plans.arrive(Waiting("short", 4.0, now_s, now_s + 45.0), now_s)
+    assert started(plans.plan(now_s)) == first
+
+
+@pytest.mark.parametrize(("gap_s", "rung"), [(60.0, FULL), (2.0, HALF)])
+def test_lowest_rung_is_taken_if_an_expected_slot_would_lose_its_chance(
+    gap_s: float, rung: Rung
+) -> None:
+    plans = planner(FULL, HALF)
+    now_s = after_arrivals(plans, gap_s, seconds=6.0)
+    plans.arrive(Waiting("a", 6.0, now_s, now_s + 45.0), now_s)
+    start = plans.plan(now_s).start
+    assert start is not None
+    assert start.rung is rung
+
+
+def test_slot_that_only_a_margin_leaves_out_is_started_if_no_other_fits() -> None:
+    plans = planner()
+    now_s = after_arrivals(plans, gap_s=3.0, seconds=12.0)
+    plans.arrive(Waiting("tight", 12.0, now_s, now_s + 12.5), now_s)
+    start = plans.plan(now_s).start
+    assert start is not None
+    assert (start.key, start.why) == ("tight", "the shortest that still fits")
+
+
+class ChangingSpeed:
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.planner: Planner[str, float] = Planner(
+            lambda seconds, rung: seconds * self.factor, lambda: 0.1
+        )
+
+
+def test_slot_is_predicted_again_before_it_is_given_up_as_hopeless() -> None:
+    speed = ChangingSpeed()
+    arrive(speed.planner, a=(10.0, 20.0))
+    speed.planner.plan(0.0, free_s=5.0)
+    speed.factor = 0.5
+    plan = speed.planner.plan(12.0, free_s=12.0)
+    assert (plan.give_up, plan.look_again_s) == ((), 15.0)
+
+
+def test_slot_is_predicted_again_before_it_is_started() -> None:
+    speed = ChangingSpeed()
+    many = {f"slot{number:03}": (1.0, 3.0 * (number + 1)) for number in range(200)}
+    arrive(speed.planner, **many)
+    assert started(speed.planner.plan(0.0)) == "slot000"
+    speed.factor = 10.0  # so many slots are not all planned again at once
+    start = speed.planner.plan(1.0).start
+    assert start is not None
+    assert start.seconds == 10.0
+    assert 1.0 + start.seconds <= many[start.key][1]
+
+
+def test_best_rung_is_taken_if_all_others_keep_their_reserve() -> None:
+    plans = planner(FULL, HALF)
+    arrive(plans, a=(12.0, 45.0), b=(12.0, 60.0))
+    start = plans.plan(0.0).start
+    assert start is not None
+    assert (start.key, start.rung, start.seconds) == ("a", FULL, 12.0)
+
+
+def test_lowest_rung_is_taken_if_another_slot_would_lose_its_reserve() -> None:
+    plans = planner(FULL, HALF)
+    arrive(plans, a=(12.0, 45.0), b=(12.0, 42.0 + 0.9))
+    start = plans.plan(0.0).start
+    assert start is not None
+    assert (start.key, start.rung, start.seconds) == ("b", FULL, 12.0)
+    arrive(plans, c=(12.0, 36.0))
+    start = plans.plan(12.0).start
+    assert start is not None
+    assert (start.key, start.rung, start.seconds) == ("c", HALF, 6.0)
+
+
+def test_slot_that_fits_only_on_a_lower_rung_is_made_on_it() -> None:
+    plans = planner(FULL, HALF)
+    arrive(plans, a=(12.0, 10.0))
+    start = plans.plan(0.0).start
+    assert start is not None
+    assert start.rung is HALF
+
+
+@pytest.mark.parametrize(
+    ("current", "left_s", "rung"),
+    [(FULL, 12.0, FULL), (FULL, 11.9, HALF), (FULL, 5.9, None), (HALF, 30.0, HALF)],
+)
+def test_slot_in_the_making_steps_down_only_as_far_as_it_must_and_never_up(
+    current: Rung, left_s: float, rung: Rung | None
+) -> None:
+    plans = planner(FULL, HALF)
+    found = plans.rung_for_rest(3.0, 3.0 + left_s, current, lambda rung: 12.0 * rung.work_share)
+    assert found is rung
+
+
+def test_ladder_without_a_rung_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ladder: needs at least one rung"):
+        Planner(lambda work, rung: 1.0, lambda: 0.1, ladder=())

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from consumer.planning import Rung
+from consumer.planning.plan import FULL
+from consumer.simulation.machine import Machine
+from consumer.simulation.policies import Planned
+from consumer.simulation.served import serve
+from consumer.simulation.traces import Traffic
+
+LADDER = (FULL, Rung("half", 0.5, 0.5))
+
+
+@pytest.mark.parametrize("load", [0.8, 1.5, 3.0])
+def test_production_scheduler_agrees_with_the_simulated_machine(load: float) -> None:
+    trace = Traffic(load, slots=200).trace(seed=3)
+    served = serve(trace)
+    simulated = Machine(trace, Planned()).run()
+    assert len(served.on_time) == pytest.approx(len(simulated.on_time), abs=0.02 * len(trace))
+    assert served.wasted_share < 0.02
+
+
+def test_every_slot_is_made_or_given_up_exactly_once() -> None:
+    trace = Traffic(1.5, slots=150, burst=5).trace(seed=1)
+    run = serve(trace, LADDER)
+    assert run.given_up.keys().isdisjoint(run.worked_s)
+    assert run.given_up.keys() | run.worked_s.keys() == {slot.number for slot in trace}
+    assert run.on_time.keys() <= run.worked_s.keys()
+
+
+def test_work_never_overlaps_and_on_time_slots_end_before_their_deadlines() -> None:
+    trace = Traffic(2.0, slots=150).trace(seed=2)
+    run = serve(trace)
+    spans = sorted(run.worked_s.values())
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    for number in run.on_time:
+        assert run.worked_s[number][1] <= trace[number].deadline_s
