@@ -177,7 +177,7 @@ class SlotMaker:
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:
         """Make the slot with the context's seed; None if the self-check rejects it."""
-        encoder = self._new_encoder(request)
+        encoder = await asyncio.to_thread(self._new_encoder, request)
         slot.sink = encoder
         stored = False
         try:
