@@ -6,8 +6,9 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Two processes, each with its own Kafka and one thread of torch, keep two cores busy.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+# Four processes, each with its own Kafka and one thread of torch, keep two cores busy: tests of Kafka
+# mostly wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 

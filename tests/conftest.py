@@ -32,6 +32,20 @@ MODEL_FOLDERS = tuple(
 )
 MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
 
+# The files that take longest come first, so that no process is left alone with one in the end.
+LONGEST = (
+    "tests/chaos/test_short_chaos.py",
+    "tests/integration/test_worker_start.py",
+    "tests/unit/training/test_weights.py",
+    "tests/integration/test_demo.py",
+    "tests/integration/test_kafka_security.py",
+    "tests/integration/test_fetch_models.py",
+    "tests/integration/test_unreadable_records.py",
+    "tests/integration/test_light_install.py",
+    "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
+    "tests/chaos/test_traps.py",
+)
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKING_FIXTURES[fixture])
         if any(item.path.is_relative_to(folder) for folder in MODEL_FOLDERS):
             item.add_marker("models")
+
+
+@pytest.hookimpl(trylast=True)  # after the order was shuffled
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Put the longest files first."""
+    places = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    session.items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

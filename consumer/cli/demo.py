@@ -143,7 +143,12 @@ def demo(
 
 
 def _directed_to(output: Path, settings: WorkerConfig) -> WorkerConfig:
-    """Return the settings with videos and trace in the output directory."""
+    """Return the settings with videos and trace in the output directory, and all in one process.
+
+    Its one log is a file, and it should begin soon: an engine process would load the libraries once
+    more.
+    """
+    settings = _changed(settings, "engine", host="inline")
     settings = _changed(settings, "artifacts", url=str(output / SLOTS_NAME))
     return _changed(settings, "telemetry", exporter="file", file=output / TRACE_NAME)
 

@@ -18,9 +18,9 @@ from consumer.kafka.access import (
     Role,
     ask_for_access,
 )
-from tests.integration.test_command_line import vortex
 from tests.integration.test_kafka_security import open_lane, said_by, variables
 from tests.support.access_lists import Grant, documented, grant, names_of
+from tests.support.command_line import vortex
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
 from tests.support.secured_kafka import SecuredKafka, secured_kafka

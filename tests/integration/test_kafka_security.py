@@ -16,8 +16,8 @@ import pytest
 from consumer.config import KafkaConfig
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
-from tests.integration.test_command_line import environment, vortex
 from tests.support.certificates import Authority
+from tests.support.command_line import environment, vortex
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
 from tests.support.secured_kafka import (

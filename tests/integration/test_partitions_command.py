@@ -11,8 +11,8 @@ from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
 from consumer.results import DeadLetter
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import complaint, kafka_variables, vortex
 from tests.integration.test_unreadable_records import HARMED, HEALTHY, emit_to
+from tests.support.command_line import complaint, kafka_variables, vortex
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
 from tests.support.odd_records import flip_a_bit, set_length

@@ -12,8 +12,8 @@ import pytest
 from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.worker import Worker
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import environment, kafka_variables
 from tests.integration.test_unreadable_records import emit_to
+from tests.support.command_line import environment, kafka_variables
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import TIMEOUT_S, tick
 from tests.support.odd_records import flip_a_bit

@@ -11,7 +11,7 @@ from consumer.emitter import TickEmitter
 from consumer.results import DeadLetter
 from schemas.signing import HEADER
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import complaint, kafka_variables, vortex
+from tests.support.command_line import complaint, kafka_variables, vortex
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import assert_one_outcome_each, slots, tick
 from tests.support.signing_keys import new_key, trusting

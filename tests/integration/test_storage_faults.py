@@ -28,7 +28,7 @@ from consumer.results import Result
 from schemas import DeadlineMissed, MissReason, Recipe, SlotComplete, Stage
 from schemas.recipe import AudioTrack, SlotParams, VisualTrack
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import environment, kafka_variables
+from tests.support.command_line import environment, kafka_variables
 from tests.support.faulty_store import FULL, READ_ONLY, UNREACHABLE, FaultyFileSystem
 from tests.support.film_pipeline import FilmPipeline
 from tests.support.lane import Lane, assert_one_outcome_each, tick

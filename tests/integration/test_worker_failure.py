@@ -14,7 +14,7 @@ from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
 from consumer.worker import Worker, WorkerFailedError
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import complaint, environment, kafka_variables
+from tests.support.command_line import complaint, environment, kafka_variables
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import TIMEOUT_S, Lane, assert_one_outcome_each, tick
 from tests.support.vortex_run import COMMAND, MESSAGE

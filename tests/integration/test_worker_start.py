@@ -23,7 +23,7 @@ from consumer.kafka.clients import KafkaUnreachableError, make_admin
 from consumer.kafka.topics import create_topics
 from consumer.worker import Worker, WorkerStartError
 from tests.integration.conftest import MakeLane
-from tests.integration.test_command_line import (
+from tests.support.command_line import (
     VORTEX,
     complaint,
     environment,

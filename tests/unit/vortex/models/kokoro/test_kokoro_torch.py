@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
@@ -49,6 +50,13 @@ speech = KokoroSpeech(Path(sys.argv[1]), default_voice="auto").synthesize(
 )
 print(hashlib.sha256(speech.waveform.tobytes()).hexdigest())
 """
+
+
+@pytest.fixture(autouse=True)
+def _without_the_networks_of_earlier_tests() -> Iterator[None]:
+    """Free what each test loaded: networks are cycles of 650 MB, which Python lets pile up."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
