@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from consumer.config import KafkaConfig
-from consumer.kafka.access import PRODUCER, require_access
+from consumer.kafka.access import PRODUCER, ask_for_access
 from consumer.kafka.clients import connecting, make_plain_producer
 from consumer.telemetry import propagation, semconv
 from schemas import SlotTick
@@ -45,9 +45,10 @@ class TickEmitter:
             KafkaUnreachableError: no broker answers, or ticks may not be written.
         """
         try:
+            # First, since a producer that may write nowhere is refused in words that do not say so.
+            await ask_for_access(self._config, PRODUCER, client_id=CLIENT_ID)
             with connecting():
                 await self._producer.start()
-                await require_access(self._producer.client, self._config, PRODUCER)
         except BaseException:
             await self._producer.stop()
             raise

@@ -9,7 +9,7 @@ from tests.chaos.run import run_chaos
 pytestmark = pytest.mark.kafka
 
 SEED = 1
-MINUTES = 2.0
+MINUTES = 1.0
 
 
 @pytest.mark.timeout(600)

@@ -137,7 +137,7 @@ def test_token_is_shown_to_the_hub_alone(command: Command) -> None:
     [
         ((401, "GatedRepo"), "is gated: accept its conditions at "),
         ((403, "GatedRepo"), "then log in with `hf auth login` or set HF_TOKEN"),
-        ((404, "RevisionNotFound"), f"has no revision {REVISION}; take a newer version of vor"),
+        ((404, "RevisionNotFound"), f"has no revision {REVISION}; install a newer vortex-slots"),
         ((404, "RepoNotFound"), "check HF_ENDPOINT, log in with `hf auth login` or set HF_TOKEN"),
         ((404, "EntryNotFound"), "has no file config.json at "),
         ((503, ""), "answers 503 for someone/large: config.json; try again later"),

@@ -243,13 +243,27 @@ def test_worker_that_waits_for_kafka_stops_at_once(number: int) -> None:
         assert stopped(process, number)[-1] == "Stopped"
 
 
+def threads_below(pid: int) -> list[Path]:
+    """Return the threads of a process and of its children, as folders of `/proc`."""
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    children = [int(child) for thread in threads for child in read(thread / "children").split()]
+    return threads + [thread for child in children for thread in threads_below(child)]
+
+
+def read(file: Path) -> str:
+    """Return the content of a file of `/proc`, empty once its process is gone."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def has_loaded(library: str) -> Moment:
-    """Return the moment at which a process has mapped a library."""
+    """Return the moment at which a process, or its engine's, has mapped a library."""
 
     def wait(process: subprocess.Popen[str]) -> None:
-        maps = Path(f"/proc/{process.pid}/maps")
         end_s = time.monotonic() + TIMEOUT_S
-        while library not in maps.read_text(encoding="utf-8"):
+        while not any(library in read(thread / "maps") for thread in threads_below(process.pid)):
             assert process.poll() is None
             assert time.monotonic() < end_s
             time.sleep(0.01)
@@ -290,15 +304,6 @@ async def test_worker_that_loads_models_stops_within_seconds(
     with starting_worker(variables) as process:
         await asyncio.to_thread(MOMENTS[moment], process)
         assert "Stopped" in await asyncio.to_thread(stopped, process)
-
-
-def threads_below(pid: int) -> list[Path]:
-    """Return the threads of a process and of its children, as folders of `/proc`."""
-    threads = list(Path(f"/proc/{pid}/task").iterdir())
-    children = [
-        int(child) for thread in threads for child in (thread / "children").read_text().split()
-    ]
-    return threads + [thread for child in children for thread in threads_below(child)]
 
 
 @pytest.mark.parametrize("host", ["process", "inline"])

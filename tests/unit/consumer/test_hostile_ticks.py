@@ -321,7 +321,7 @@ def test_generated_record_is_a_tick_with_an_outcome_or_refused_in_one_line(
         job = Job.of(TickKey("t", 0, 0), tick, Arrival.now(), INVALID_SPAN, Context())
         admission.on_arrival(job)
         missed = SlotNotMade(MissReason.EXPIRED, None, "", {})
-        assert parse_outcome(writer.decide(job, missed, None).value or b"").slot_id == tick.slot_id
+        assert parse_outcome(writer.write(job, missed, None).value or b"").slot_id == tick.slot_id
     assert 0.1 * count < accepted < 0.8 * count
 
 

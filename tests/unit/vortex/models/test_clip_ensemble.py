@@ -427,8 +427,8 @@ def test_encoder_reads_the_calibration_beside_its_weights(encoder_directory: Pat
         ('{"scale": 1, "offset": Infinity}', "offset: Input should be a finite number, got inf"),
         ('{"scale": "1", "offset": 0}', "scale: Input should be a valid number, got '1'"),
         ('{"scale": 1}', "offset: Field required"),
-        ("[1, 0]", "content: .*object"),
-        ("{", "content: Invalid JSON"),
+        ("[1, 0]", "the value: .*object"),
+        ("{", "the value: Invalid JSON"),
     ],
 )
 def test_calibration_that_is_none_is_refused_in_one_line(
