@@ -1,4 +1,4 @@
-"""Two minutes of chaos. `make chaos` goes on for longer, with other seeds."""
+"""A minute of chaos. `make chaos` goes on for longer, with other seeds."""
 
 from __future__ import annotations
 
