@@ -34,6 +34,7 @@ class Cluster:
         self.admin = Admin(topics.ticks, topics.results, topics.dead_letter)
         monkeypatch.setattr("consumer.worker.make_consumer", lambda *_, **__: self.consumer)
         monkeypatch.setattr("consumer.worker.make_admin", lambda *_, **__: self.admin)
+        monkeypatch.setattr("consumer.worker.require_access", self.admin.require_access)
         monkeypatch.setattr("consumer.kafka.publisher.make_producer", self._producer)
 
     def emit(self, slot_ids: Iterable[int], partition: int = 0) -> None:
