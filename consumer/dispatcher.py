@@ -1,18 +1,15 @@
-"""Hands waiting slots to the engine, the earliest deadline first."""
+"""Hands waiting slots to the engine as the planner says, and answers those that it gives up."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 
 from opentelemetry import trace
 
-from consumer.admission import Admission
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -23,14 +20,17 @@ from consumer.engine.base import (
     SlotRequest,
 )
 from consumer.job import Job, TickKey
-from consumer.slot_queue import SlotQueue
+from consumer.planning import Planner, Waiting
 from consumer.telemetry import propagation, semconv
 from schemas import MissReason, Stage
+from vortex.utils.clock import now_s
 
-# Predictions change while slots wait, so all of them are looked at again at least this often.
-SWEEP_INTERVAL_S = 1.0
-# So many slots are looked at before the event loop may do something else.
-LOOKS_AT_ONCE = 200
+# Predictions change while slots wait, and an idle engine may die, so both are looked at this often.
+LOOK_INTERVAL_S = 1.0
+# A look exactly at its moment would find that the slot still just fits.
+AFTER_LOOK_S = 0.001
+# So many plans are followed before the event loop may do something else.
+PLANS_AT_ONCE = 20
 
 # An engine that is lost while it starts is started again so often, then it counts as broken.
 MAX_STARTS = 3
@@ -46,16 +46,15 @@ tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 
 
 class Dispatcher:
-    """Owns the queue and the engine: one slot is made at a time, hopeless ones are answered.
+    """Owns the waiting slots and the engine: one slot is made at a time, as the planner says.
 
-    A slot that waits is answered at the very moment from which it could not be finished any more,
-    also while the engine is busy or still starting.
+    A slot that waits is answered as soon as the plan has no room for it, at the latest when it
+    could not be finished any more, also while the engine is busy or still starting.
     """
 
     def __init__(
         self,
         engine: Engine,
-        admission: Admission,
         on_result: OnResult,
         on_stage: OnJobStage = lambda _job, _stage: None,
     ) -> None:
@@ -63,31 +62,40 @@ class Dispatcher:
 
         Args:
             engine: makes the slots; not yet started.
-            admission: tells hopeless slots.
             on_result: called once for every slot, with what came of it and when its work began.
             on_stage: called whenever a stage of a slot begins.
         """
-        self.queue = SlotQueue()
         self._engine = engine
-        self._admission = admission
+        self._planner: Planner[TickKey, Job] = Planner(
+            lambda job, _rung: self._needed_s(job), lambda: engine.spread
+        )
+        # The slots that wait in the planner.
+        self._jobs: dict[TickKey, Job] = {}
         self._on_result = on_result
         self._on_stage = on_stage
         self._starting: asyncio.Task[None] | None = None
+        # How long the engine last took to start; not known before the first time.
         self._start_s = 0.0
+        # When it should be ready, and when the slot in the making should end.
+        self._ready_s = -math.inf
+        self._end_s = -math.inf
         self._running: tuple[TickKey, asyncio.Task[None]] | None = None
         self._undecided: Job | None = None
         # Engines lost since a slot was last made, and how many of them with each slot.
         self._losses = 0
         self._losses_with: Counter[TickKey] = Counter()
         self._wake = asyncio.Event()
-        # When to look again at each waiting slot, and at some that have left the queue.
-        self._looks: list[tuple[float, TickKey]] = []
         self._closing_at_s = math.inf
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is being made."""
-        return not self.queue and self._running is None
+        return not self._jobs and self._running is None
+
+    @property
+    def waiting(self) -> int:
+        """How many slots wait."""
+        return len(self._jobs)
 
     @property
     def engine_ready(self) -> bool:
@@ -95,18 +103,20 @@ class Dispatcher:
         return self._engine.ready
 
     def submit(self, job: Job) -> None:
-        """Answer a slot that has just arrived immediately, or queue it for the engine."""
-        refusal = self._admission.on_arrival(job)
-        if refusal is None:
-            self.queue.push(job)
-            self._look_again(job, time.monotonic())
-            self._wake.set()
+        """Answer a slot that has just arrived immediately, or have it planned."""
+        late_s = job.arrival.monotonic_s - job.deadline_s
+        if late_s >= 0:
+            why = f"the deadline had passed {late_s:.3f} s before the tick arrived"
+            self._refuse(job, why, MissReason.EXPIRED)
+        elif (ruled_out := self._engine.rule_out(job.recipe)) is not None:
+            self._refuse(job, ruled_out)
         else:
-            self._refuse(job, refusal)
+            self._wait_for_engine(job)
 
     def drop(self, key: TickKey) -> None:
         """Forget a slot that is no longer ours to decide, and stop its work."""
-        job = self.queue.remove(key)
+        self._planner.remove(key)
+        job = self._jobs.pop(key, None)
         if job is not None:
             job.close()
         if self._undecided is not None and self._undecided.key == key and self._running:
@@ -125,8 +135,9 @@ class Dispatcher:
         """
         for attempt in range(1, MAX_STARTS + 1):
             await self._engine.stop()  # what is left of a lost one
+            self._ready_s = self._next_ready_s()
             await asyncio.sleep(_backoff_s(self._losses))
-            began_s = time.monotonic()
+            began_s = now_s()
             try:
                 await self._engine.start()
                 break
@@ -140,7 +151,7 @@ class Dispatcher:
                     raise EngineStartError(
                         f"the engine was lost {MAX_STARTS} times while it started: {error}"
                     ) from error
-        self._start_s = time.monotonic() - began_s
+        self._start_s = now_s() - began_s
         self._wake.set()
         logger.info("Engine ready", extra={"seconds": round(self._start_s, 1)})
 
@@ -153,72 +164,72 @@ class Dispatcher:
         try:
             while True:
                 self._wake.clear()
-                self._answer_hopeless()
                 self._start_engine_if_down()
-                self._start_next()
-                await self._until_something_changes()
+                await self._until_something_changes(self._follow_plan())
         finally:
             for task in self._work():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             self._close_if_undecided()
-            for job in self.queue:
+            for job in self._jobs.values():
                 job.close()
             await self._engine.stop()
 
-    # --- the queue --------------------------------------------------------------------------
+    # --- the plan ---------------------------------------------------------------------------
 
-    def _answer_hopeless(self) -> None:
-        now_s = time.monotonic()
-        for _ in range(LOOKS_AT_ONCE):
-            if not self._looks or self._looks[0][0] > now_s:
+    def _follow_plan(self) -> float:
+        """Do what the planner says; return the monotonic second at which to ask it again."""
+        look_s = math.inf
+        for _ in range(PLANS_AT_ONCE):
+            now = now_s()
+            plan = self._planner.plan(now, self._free_s())
+            for victim in plan.give_up:
+                self._refuse(self._jobs.pop(victim.key), victim.why)
+            look_s = plan.look_again_s
+            if plan.start is not None:
+                self._begin(self._jobs.pop(plan.start.key), now + plan.start.seconds)
+            if plan.give_up or plan.start is None or self._running is not None:
                 break
-            _, key = heapq.heappop(self._looks)
-            job = self.queue.get(key)
-            if job is None:
-                continue
-            refusal = self._admission.before_start(job, now_s)
-            if refusal is None:
-                self._look_again(job, now_s)
-            else:
-                self.queue.remove(key)
-                self._refuse(job, refusal)
+        else:
+            look_s = -math.inf  # there may be more
+        return look_s
 
-    def _look_again(self, job: Job, now_s: float) -> None:
-        """Look at the slot at its latest start, or with all others at the next full interval."""
-        next_sweep_s = (now_s // SWEEP_INTERVAL_S + 1) * SWEEP_INTERVAL_S
-        look_s = min(self._admission.latest_start_s(job), next_sweep_s)
-        heapq.heappush(self._looks, (max(look_s, math.nextafter(now_s, math.inf)), job.key))
+    def _free_s(self) -> float | None:
+        """Return when the engine can begin with the next slot; None: now."""
+        if self._running is not None:
+            return self._end_s
+        return None if self._engine.ready else self._ready_s
 
-    def _refuse(self, job: Job, refusal: SlotNotMade) -> None:
-        self._on_result(job, refusal, None)
+    def _begin(self, job: Job, end_s: float) -> None:
+        ruled_out = self._engine.rule_out(job.recipe)
+        if ruled_out is not None:
+            self._refuse(job, ruled_out)
+        elif end_s > self._closing_at_s:
+            job.close()  # left undecided, to whoever reads the partition next
+        else:
+            self._end_s = end_s
+            self._undecided = job
+            self._running = job.key, asyncio.create_task(self._make(job))
 
-    def _start_next(self) -> None:
-        for _ in range(LOOKS_AT_ONCE):
-            if not self._engine.ready or self._running is not None:
-                return
-            job = self.queue.pop()
-            if job is None:
-                return
-            now_s = time.monotonic()
-            refusal = self._admission.before_start(job, now_s)
-            if refusal is not None:
-                self._refuse(job, refusal)
-            elif now_s + (self._engine.predict_s(job.recipe) or 0.0) > self._closing_at_s:
-                job.close()  # left undecided, to whoever reads the partition next
-            else:
-                self._undecided = job
-                self._running = job.key, asyncio.create_task(self._make(job))
-        self._wake.set()  # there may be more
+    def _refuse(self, job: Job, why: str, reason: MissReason = MissReason.PREDICTED) -> None:
+        self._on_result(job, SlotNotMade(reason, None, why, {}), None)
 
-    async def _until_something_changes(self) -> None:
+    def _wait_for_engine(self, job: Job) -> None:
+        self._jobs[job.key] = job
+        self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now_s())
+        self._wake.set()
+
+    def _needed_s(self, job: Job) -> float:
+        """Return the predicted seconds; none while nothing was measured: the slot may be tried."""
+        return self._engine.predict_s(job.recipe) or 0.0
+
+    async def _until_something_changes(self, look_s: float) -> None:
         waking = asyncio.create_task(self._wake.wait())
-        look_s = self._looks[0][0] if self._looks else math.inf
-        left_s = look_s - time.monotonic()
+        left_s = look_s - now_s() + AFTER_LOOK_S
         try:
             done, _ = await asyncio.wait(
                 {waking, *self._work()},
-                timeout=min(max(0.0, left_s), SWEEP_INTERVAL_S),  # an idle engine may die
+                timeout=min(max(0.0, left_s), LOOK_INTERVAL_S),
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -246,10 +257,11 @@ class Dispatcher:
 
     def _start_engine_if_down(self) -> None:
         if not self._engine.ready and self._running is None and self._starting is None:
+            self._ready_s = self._next_ready_s()
             self._starting = asyncio.create_task(self.start())
 
     async def _make(self, job: Job) -> None:
-        started_s = time.monotonic()
+        started_s = now_s()
         tracer.start_span(
             "slot.queue",
             context=job.context,
@@ -264,8 +276,7 @@ class Dispatcher:
             self._lose(error, job)
             if self._may_be_tried_again(job):
                 self._undecided = None
-                self.queue.push(job)
-                self._look_again(job, time.monotonic())
+                self._wait_for_engine(job)
                 return
             semconv.record_failure(job.span, error)
             result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
@@ -292,8 +303,11 @@ class Dispatcher:
         """Tell whether a slot whose engine was lost can be made by the next one."""
         if self._losses_with[job.key] >= MAX_LOSSES_PER_SLOT:
             return False
-        ready_s = time.monotonic() + self._start_s + _backoff_s(self._losses)
-        return self._admission.before_start(job, ready_s) is None
+        return self._next_ready_s() + self._needed_s(job) < job.deadline_s
+
+    def _next_ready_s(self) -> float:
+        """Return when an engine that is started now should be ready."""
+        return now_s() + _backoff_s(self._losses) + self._start_s
 
 
 def _backoff_s(losses: int) -> float:

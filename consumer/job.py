@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,10 @@ from opentelemetry.trace import Span
 
 from schemas import Recipe, SlotTick
 from vortex.slot import slot_seed
+from vortex.utils.clock import now_s
+
+# A tick that was written to Kafka longer ago, or later than now, counts as written now.
+MAX_AGE_S = 3600.0
 
 
 class TickKey(NamedTuple):
@@ -37,11 +40,18 @@ class Arrival:
     @classmethod
     def now(cls) -> Arrival:
         """Read both clocks."""
-        return cls(datetime.now(UTC), time.monotonic())
+        return cls(datetime.now(UTC), now_s())
 
     def to_monotonic_s(self, wall: datetime) -> float:
         """Return the monotonic second of a wall-clock time."""
         return self.monotonic_s + (wall - self.wall).total_seconds()
+
+    def emitted_s(self, timestamp_ms: int | None) -> float:
+        """Return the monotonic second of a record's timestamp, as far as that can be believed."""
+        if timestamp_ms is None:
+            return self.monotonic_s
+        age_s = self.wall.timestamp() - timestamp_ms / 1000
+        return self.monotonic_s - age_s if 0 <= age_s <= MAX_AGE_S else self.monotonic_s
 
     def to_wall(self, monotonic_s: float) -> datetime:
         """Return the wall-clock time of a monotonic second."""
@@ -57,6 +67,8 @@ class Job:
     seed: int
     """The recipe's, or the one derived for a recipe without."""
     arrival: Arrival
+    emitted_s: float
+    """When it was written to Kafka, in monotonic seconds: a backlog is no flood of arrivals."""
     deadline_s: float
     """Monotonic seconds."""
     span: Span
@@ -66,12 +78,19 @@ class Job:
 
     @classmethod
     def of(
-        cls, key: TickKey, tick: SlotTick, arrival: Arrival, span: Span, context: Context
+        cls,
+        key: TickKey,
+        tick: SlotTick,
+        arrival: Arrival,
+        span: Span,
+        context: Context,
+        timestamp_ms: int | None = None,
     ) -> Job:
-        """Make the job of a tick that has just arrived."""
+        """Make the job of a tick that has just arrived in a record with a timestamp."""
         seed = slot_seed(tick.recipe, tick.slot_id, tick.channel)
         deadline_s = arrival.to_monotonic_s(tick.deadline)
-        return cls(key, tick, seed, arrival, deadline_s, span, context)
+        emitted_s = arrival.emitted_s(timestamp_ms)
+        return cls(key, tick, seed, arrival, emitted_s, deadline_s, span, context)
 
     @property
     def recipe(self) -> Recipe:

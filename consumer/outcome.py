@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from schemas import (
     WorkerInfo,
     outcome_json,
 )
+from vortex.utils.clock import now_s
 
 MAX_DETAIL_CHARS = 1000
 
@@ -41,7 +41,7 @@ class OutcomeWriter:
             result: what came of it.
             started_s: monotonic second at which its work began; None if it never did.
         """
-        decided_s = time.monotonic()
+        decided_s = now_s()
         if isinstance(result, SlotMade) and decided_s >= job.deadline_s:
             detail = f"finished {decided_s - job.deadline_s:.3f} s after the deadline"
             result = SlotNotMade(MissReason.LATE, None, detail, result.times_ms)

@@ -20,7 +20,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from consumer.admission import Admission
 from consumer.config import KafkaConfig
 from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
@@ -124,7 +123,7 @@ class Worker:
         )
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
         self._on_progress = on_progress
-        self._dispatcher = Dispatcher(engine, Admission(engine), self._on_result, on_progress)
+        self._dispatcher = Dispatcher(engine, self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
@@ -201,7 +200,7 @@ class Worker:
     async def _poll(self) -> None:
         while not self._stop_requested.is_set():
             self._update_flow()
-            room = self._config.queue_limit - len(self._dispatcher.queue)
+            room = self._config.queue_limit - self._dispatcher.waiting
             owners = dict(self._partitions) if self._open_to_ticks else {}
             try:
                 await self._reader.poll(owners, max(1, room))
@@ -262,7 +261,7 @@ class Worker:
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
         try:
             tick = read_tick(record, self._trusted)
-            job = Job.of(key, tick, arrival, span, context)
+            job = Job.of(key, tick, arrival, span, context, record.timestamp)
             first = self._first_of(tick, record)
         except Exception as error:
             expected = isinstance(error, UnreadableTickError)
@@ -337,7 +336,7 @@ class Worker:
 
     def _update_flow(self) -> None:
         """Pause and resume partitions: after a rebalance, at a full queue, at a full window."""
-        waiting = len(self._dispatcher.queue)
+        waiting = self._dispatcher.waiting
         # Two marks, so that a queue at its limit does not pause and resume for every slot.
         self._queue_full = waiting >= self._config.queue_limit / (2 if self._queue_full else 1)
         self._open_to_ticks = not self._queue_full and not self._stop_requested.is_set()
@@ -534,7 +533,7 @@ class Worker:
 
     async def _finish_what_can_be_finished(self) -> None:
         grace_s = self._config.shutdown_grace_s
-        logger.info("Stopping", extra={"grace_s": grace_s, "waiting": len(self._dispatcher.queue)})
+        logger.info("Stopping", extra={"grace_s": grace_s, "waiting": self._dispatcher.waiting})
         self._update_flow()
         give_up_at_s = time.monotonic() + grace_s
         self._dispatcher.finish_by(give_up_at_s)

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from consumer.config import WorkerConfig
+from tests.support.models import link_models
 from vortex.models.mini import build_mini, shipped_weights
 
 # Machines are shared: how long an example takes says nothing about the code.
@@ -65,11 +66,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def mini_models() -> Path:
+def mini_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a directory of models, as `models.directory` takes it, that holds the profile `mini`.
 
-    It lies in the user's cache, under a name that changes with the sources that build it, and with
-    npm, which brings the English voices.
+    The models lie in the user's cache, under a name that changes with the sources that build them,
+    and with npm, which brings the English voices.
     """
     digest = hashlib.sha256(b"npm" if shutil.which("npm") else b"")
     weights = sorted(path for path in shipped_weights().rglob("*") if path.is_file())
@@ -79,7 +80,7 @@ def mini_models() -> Path:
     directory = cache / "vortex" / "tests" / digest.hexdigest()[:16]
     if not (directory / "mini").exists():
         build_mini(directory / "mini")
-    return directory
+    return link_models(directory, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

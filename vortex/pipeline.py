@@ -27,7 +27,7 @@ from vortex.orchestration.scheduler import UNLIMITED
 from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
-from vortex.utils.device import device_of
+from vortex.utils.device import device_of, device_title
 from vortex.utils.frames import FrameBuffer
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
@@ -195,6 +195,11 @@ class VortexPipeline:
             },
         )
         return made
+
+    @property
+    def device_title(self) -> str:
+        """What sort of device it runs on, such as "NVIDIA H100" or "cpu"."""
+        return device_title(self.device)
 
     def close(self) -> None:
         """Accept no more work; does not wait for a stage that hangs."""

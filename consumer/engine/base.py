@@ -104,6 +104,10 @@ class Engine(Protocol):
     def predict_s(self, recipe: Recipe) -> float | None:
         """Return the seconds from start to stored video, or None while nothing was measured."""
 
+    @property
+    def spread(self) -> float:
+        """The standard deviation of such a prediction, relative to it."""
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return in words why this engine cannot make the slot within its limits, or None.
 

@@ -36,6 +36,7 @@ from consumer.engine.messages import (
     Make,
     NotMade,
     Observed,
+    Restored,
     Started,
     StartFailed,
     Starting,
@@ -169,13 +170,23 @@ class ReportingEstimates(StageEstimates):
 
     def observe(self, stage: str, seconds: float, units: float = 1.0) -> float:
         """Learn from one finished attempt of a stage."""
-        self._line.send(Observed(stage, seconds, units, finished=True))
+        self._line.send(Observed(stage, seconds, units, "finished"))
         return super().observe(stage, seconds, units)
 
     def observe_stopped(self, stage: str, seconds: float, units: float = 1.0) -> None:
         """Learn from an attempt that was stopped at the stage's limit."""
+        self._line.send(Observed(stage, seconds, units, "at its limit"))
         super().observe_stopped(stage, seconds, units)
-        self._line.send(Observed(stage, seconds, units, finished=False))
+
+    def observe_at_least(self, stage: str, seconds: float, units: float = 1.0) -> None:
+        """Learn from an attempt that was stopped for another reason."""
+        self._line.send(Observed(stage, seconds, units, "stopped"))
+        super().observe_at_least(stage, seconds, units)
+
+    def restore(self, saved: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from what was learned before this start."""
+        super().restore(saved)
+        self._line.send(Restored(saved))
 
 
 def _in_a_line(error: EngineStartError | ModuleNotFoundError) -> str:
@@ -196,6 +207,7 @@ async def load_slot_maker(
     from consumer.engine.slot_maker import SlotMaker
 
     maker = await asyncio.to_thread(SlotMaker.load, config, estimates)
+    maker.restore_estimates()
     if config.pipeline.warmup:
         report("warming up")
         await maker.warm_up()

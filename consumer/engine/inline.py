@@ -38,6 +38,7 @@ class InlineEngine:
         """Load everything and warm up; see `Engine`."""
         estimates = StageEstimates(self._config.orchestration.timeouts.by_stage())
         maker = await asyncio.to_thread(SlotMaker.load, self._config, estimates)
+        maker.restore_estimates()
         if self._config.pipeline.warmup:
             await maker.warm_up()
         self._maker = maker
@@ -54,6 +55,11 @@ class InlineEngine:
     def predict_s(self, recipe: Recipe) -> float | None:
         """Return what the maker's estimates say; see `Engine`."""
         return None if self._maker is None else self._maker.predict_s(recipe)
+
+    @property
+    def spread(self) -> float:
+        """How far predictions are off; see `Engine`."""
+        return 0.0 if self._maker is None else self._maker.scheduler.estimates.spread
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""

@@ -104,8 +104,16 @@ class Observed:
     stage: str
     seconds: float
     units: float
-    finished: bool
+    end: Literal["finished", "at its limit", "stopped"]
     type: Literal["observed"] = "observed"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """To the worker: what was learned before this start, for its estimates."""
+
+    stages: Mapping[str, Mapping[str, float]]
+    type: Literal["restored"] = "restored"
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ Message = Annotated[
     | AttemptEnded
     | Beat
     | Observed
+    | Restored
     | Made
     | NotMade
     | Stopped

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from consumer.config import WorkerConfig
@@ -33,6 +33,7 @@ from consumer.engine.messages import (
     Message,
     NotMade,
     Observed,
+    Restored,
     Started,
     StartFailed,
     Starting,
@@ -162,6 +163,11 @@ class ProcessEngine:
             return None
         return predicted_s + self._config.orchestration.deadline_buffer_s
 
+    @property
+    def spread(self) -> float:
+        """How far predictions are off; see `Engine`."""
+        return self._estimates.spread
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         overrun = self._estimates.rule_out(recipe)
@@ -205,13 +211,24 @@ class ProcessEngine:
                 self._started.set_result(None)
             case StartFailed(text):
                 self._fail(EngineStartError(text))
-            case Observed(stage, seconds, units, finished):
-                learn = self._estimates.observe if finished else self._estimates.observe_stopped
-                learn(stage, seconds, units)
+            case Observed():
+                self._learn(message)
+            case Restored(stages):
+                self._estimates.restore(stages)
             case Lost(text):
                 self._fail(EngineLostError(text))
             case _ if self._work is not None:
                 self._hear_of_work(self._work, message)
+
+    def _learn(self, observed: Observed) -> None:
+        match observed.end:
+            case "finished":
+                learn: Callable[[str, float, float], object] = self._estimates.observe
+            case "at its limit":
+                learn = self._estimates.observe_stopped
+            case "stopped":
+                learn = self._estimates.observe_at_least
+        learn(observed.stage, observed.seconds, observed.units)
 
     def _hear_of_work(self, work: _Work, message: Message) -> None:
         work.last_sign_s = time.monotonic()

@@ -37,6 +37,7 @@ from vortex.errors import (
     VortexInitializationError,
 )
 from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
+from vortex.orchestration.estimates_file import EstimatesFile
 from vortex.slot import SlotContext, SlotListener
 from vortex.weights.manifest import verify_manifest
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 MAX_SEEDS = 4
 FULL_RUNG = "full"
+SAVE_INTERVAL_S = 5.0
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.engine", schema_url=semconv.SCHEMA_URL)
@@ -67,6 +69,9 @@ class SlotMaker:
         self._pipeline = pipeline
         self._store = store
         self._enforce = config.models.self_check == "enforce"
+        self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
+        self._saving: asyncio.Task[None] | None = None
+        self._next_save_s = 0.0
 
     @classmethod
     def load(cls, config: WorkerConfig, estimates: StageEstimates) -> SlotMaker:
@@ -85,6 +90,10 @@ class SlotMaker:
             return cls(config, _load_pipeline(config), store, estimates)
         except (ArtifactStoreError, VortexInitializationError) as error:
             raise EngineStartError(str(error)) from error
+
+    def restore_estimates(self) -> None:
+        """Go on from what was learned on this device before, if anything was."""
+        self._estimates_file.load_into(self.scheduler.estimates)
 
     async def warm_up(self) -> None:
         """Make a slot that finds everything cold, and one that tells how long a slot takes.
@@ -143,7 +152,17 @@ class SlotMaker:
                 result = _not_made(error, slot)
             if isinstance(result, SlotNotMade):
                 span.set_attribute(semconv.SLOT_REASON, result.reason.value)
+            self._save_estimates()
             return result
+
+    def _save_estimates(self) -> None:
+        """Have what was learned written, once every few seconds; nobody waits for it."""
+        now = time.monotonic()
+        if now < self._next_save_s or (self._saving is not None and not self._saving.done()):
+            return
+        self._next_save_s = now + SAVE_INTERVAL_S
+        learned = self.scheduler.estimates.to_json()
+        self._saving = asyncio.create_task(asyncio.to_thread(self._estimates_file.save, learned))
 
     def predict_s(self, recipe: Recipe) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""

@@ -21,6 +21,8 @@ NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
 RESERVE_S = 25.0
 # A higher rung may cost so many slots that are expected.
 MOST_EXPECTED_LOST = 0.02
+# So many slots are given up in one plan, since somebody waits for it; the next one goes on.
+MOST_GIVEN_UP = 100
 # So many slots are planned afresh at every decision; more, in turns.
 _FEW = 48
 _NEAR = 96
@@ -109,11 +111,17 @@ class Planner(Generic[K, W]):
         self._free_s = now_s if free_s is None else max(free_s, now_s)
         given_up = self._give_up_hopeless(now_s)
         self._settle(now_s)
-        given_up += self._give_up_left_out(now_s)
+        given_up += self._give_up_left_out(now_s, MOST_GIVEN_UP - len(given_up))
         start = self._start(now_s) if idle else None
+        look_s = self._next_look_s()
         if start is not None:
             self.remove(start.key)
-        return Plan(start, tuple(given_up), self._next_look_s())
+        elif len(given_up) >= MOST_GIVEN_UP:
+            look_s = now_s
+        elif idle and self._waiting:  # those that were kept no longer fit, as predicted now
+            self._until_rebuild = 0
+            look_s = now_s
+        return Plan(start, tuple(given_up), look_s)
 
     def rung_for_rest(
         self, now_s: float, deadline_s: float, current: Rung, rest_s: Callable[[Rung], float]
@@ -169,6 +177,8 @@ class Planner(Generic[K, W]):
             due_s = slot.deadline_s - self._margin_s(slot.deadline_s, seconds, now_s)
             slots.append((slot.key, due_s, seconds))
             hopeful.append((slot.key, slot.deadline_s, seconds * HOPEFUL_SHARE))
+            if now_s + seconds > slot.deadline_s:
+                self._look_at(slot, seconds)
         self._schedule.build(slots, self._free_s)
         self._hopeful.build(hopeful, self._free_s)
 
@@ -190,8 +200,8 @@ class Planner(Generic[K, W]):
         return self._looks[0][0] if self._looks else math.inf
 
     def _give_up_hopeless(self, now_s: float) -> list[GivenUp[K]]:
-        given_up = []
-        while self._looks and self._looks[0][0] < now_s:
+        given_up: list[GivenUp[K]] = []
+        while self._looks and self._looks[0][0] < now_s and len(given_up) < MOST_GIVEN_UP:
             slot = self._waiting.get(heapq.heappop(self._looks)[2])
             if slot is None:
                 continue
@@ -206,9 +216,9 @@ class Planner(Generic[K, W]):
             given_up.append(self._give_up(slot, why, now_s))
         return given_up
 
-    def _give_up_left_out(self, now_s: float) -> list[GivenUp[K]]:
+    def _give_up_left_out(self, now_s: float, most: int) -> list[GivenUp[K]]:
         given_up = []
-        for key in self._hopeful.take_left_out():
+        for key in self._hopeful.take_left_out(most):
             slot = self._waiting.get(key)
             if slot is None or self._schedule.is_kept(key):
                 continue

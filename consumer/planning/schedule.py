@@ -50,7 +50,7 @@ class _Bucket(Generic[K]):
 
     def refresh(self) -> None:
         """Sum up the kept entries; `latest_s` is the greatest lateness if work begins at 0."""
-        work_s, latest_s, longest_s = 0.0, -math.inf, 0.0
+        work_s, latest_s, longest_s = 0.0, -math.inf, -math.inf
         for entry in self.entries:
             if entry.kept:
                 seconds = entry.seconds
@@ -165,10 +165,13 @@ class Schedule(Generic[K]):
         bucket.refresh()
         return False
 
-    def take_left_out(self) -> list[K]:
-        """Return all slots that are left out; they stay here, and are not returned again."""
-        keys = [one.key for _, _, one in self._left_out if self._entries.get(one.key) is one]
-        self._left_out = []
+    def take_left_out(self, most: int) -> list[K]:
+        """Return slots that are left out; they stay here, and are not returned again."""
+        keys: list[K] = []
+        while self._left_out and len(keys) < most:
+            entry = heapq.heappop(self._left_out)[2]
+            if self._entries.get(entry.key) is entry:
+                keys.append(entry.key)
         return keys
 
     def is_kept(self, key: K) -> bool:
@@ -179,7 +182,7 @@ class Schedule(Generic[K]):
     def kept(self) -> Iterator[Entry[K]]:
         """Iterate over the kept slots by due time."""
         for bucket in self._buckets:
-            if bucket.longest_s:
+            if bucket.longest_s >= 0:
                 yield from (entry for entry in bucket.entries if entry.kept)
 
     def reserve_s(self, free_s: float) -> float:

@@ -175,7 +175,7 @@ async def test_ticks_beyond_the_queue_limit_stay_in_kafka(make_lane: MakeLane) -
         emitted += await lane.emit([tick(slot_id) for slot_id in range(1, 40)])
         most = 0
         for _ in range(40):
-            most = max(most, len(worker._dispatcher.queue))
+            most = max(most, worker._dispatcher.waiting)
             await asyncio.sleep(0.025)
         assert most == 4
         hold.set()

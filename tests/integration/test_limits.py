@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from consumer.admission import Admission
 from consumer.config import WorkerConfig
 from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
@@ -22,6 +21,8 @@ from consumer.job import Job
 from schemas import MissReason, Recipe, SemanticConstraints, SlotParams, SlotTick
 from schemas.examples import example_events
 from tests.support.jobs import job
+from tests.support.models import link_models
+from tests.support.waiting import until
 from vortex.orchestration.estimates import STAGES
 
 pytestmark = pytest.mark.models
@@ -87,15 +88,14 @@ async def test_example_ticks_are_made_and_a_full_slot_is_refused_at_once(
     async with started(with_config(mini_config, "pipeline", warmup=True)) as engine:
         spans.clear()
         full = job(1, recipe=readme_recipe().model_copy(update={"slot_params": FULL_SLOT}))
-        refusal = Admission(engine).on_arrival(full)
+        refusal = engine.rule_out(full.recipe)
         assert refusal is not None
-        assert refusal.reason is MissReason.PREDICTED
         words = re.fullmatch(
             r"the video would take about (\d+) s, over its limit of 20 s"
             r" \(orchestration\.timeouts\.video_s\)",
-            refusal.detail,
+            refusal,
         )
-        assert words is not None, refusal.detail
+        assert words is not None, refusal
         assert int(words[1]) > 20
 
         refused = await engine.run(request(full))
@@ -114,7 +114,7 @@ async def test_example_ticks_are_made_and_a_full_slot_is_refused_at_once(
         recipes = [readme_recipe(), *examples]
         for slot_id, recipe in enumerate(recipes, start=2):
             one = job(slot_id, recipe=recipe)
-            assert Admission(engine).on_arrival(one) is None
+            assert engine.rule_out(one.recipe) is None
             made = await engine.run(request(one))
             assert isinstance(made, SlotMade), made
 
@@ -127,14 +127,21 @@ async def test_warm_up_does_not_refuse_itself_whatever_the_timeouts(
         assert engine.predict_s(job(1).recipe) is not None
 
 
-async def test_worker_without_a_warm_up_tries_its_first_slot_and_learns_from_it(
-    mini_config: WorkerConfig,
+async def test_worker_without_a_warm_up_tries_its_first_slot_and_the_next_one_knows_of_it(
+    mini_config: WorkerConfig, tmp_path: Path
 ) -> None:
-    async with started(with_timeouts(mini_config, 300.0)) as engine:
+    models = link_models(mini_config.models.directory, tmp_path)
+    config = with_config(with_timeouts(mini_config, 300.0), "models", directory=models)
+    async with started(config) as engine:
         one = job(1, recipe=readme_recipe())
-        assert Admission(engine).on_arrival(one) is None
+        assert engine.predict_s(one.recipe) is None
+        assert engine.rule_out(one.recipe) is None
         made = await engine.run(request(one))
         assert isinstance(made, SlotMade), made
         predicted_s = engine.predict_s(one.recipe)
         assert predicted_s is not None
         assert predicted_s < DEADLINE_S
+        kept = config.models.profile_directory / "estimates.cpu.json"
+        await until(kept.exists)
+    async with started(config) as engine:
+        assert engine.predict_s(one.recipe) == pytest.approx(predicted_s)

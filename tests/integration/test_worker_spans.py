@@ -67,7 +67,7 @@ async def test_stopped_worker_ends_each_process_span_once(
         await until(lambda: engine.started == [0])
         await lane.emit([tick(slot_id) for slot_id in range(1, 41)])
         await lane.emit([tick(slot_id, deadline_s=-1) for slot_id in range(41, 46)])
-        await until(lambda: len(spans.started) == 46 and len(worker._dispatcher.queue) == 40)
+        await until(lambda: len(spans.started) == 46 and worker._dispatcher.waiting == 40)
     warnings = [
         record.getMessage()
         for record in caplog.records

@@ -139,6 +139,11 @@ class ScriptedEngine:
         """Return `predicted_s`, whatever the recipe."""
         return self.predicted_s
 
+    @property
+    def spread(self) -> float:
+        """Return 0: predictions are exact."""
+        return 0.0
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return `ruled_out`, whatever the recipe."""
         return self.ruled_out

@@ -12,6 +12,7 @@ Run as the real one is, by `ProcessEngine`. Slots are told apart by their script
 `exit`             ends the process with code 7
 `spawn`            starts a process of its own, then hangs
 `mute`             a stage that gives no sign of life
+`teach`            teaches its estimates something of every kind
 """
 
 from __future__ import annotations
@@ -83,8 +84,20 @@ class ScriptedMaker:
                     await asyncio.sleep(0.05)
             case "exit":
                 os._exit(7)
+            case "teach":
+                teach(self._estimates)
             case "sticky":
                 raise EngineLostError("CUDA error: device-side assert triggered")
+
+
+def teach(estimates: StageEstimates) -> None:
+    """Have estimates learn in every way that there is."""
+    estimates.restore(
+        {"audio": {"fixed_s": 0.1, "per_unit_s": 0.2, "count": 3, "spread": 0.1}},
+    )
+    estimates.observe("video", 0.2, 2.0)
+    estimates.observe_stopped("video", 1.0, 2.0)
+    estimates.observe_at_least("audio", 0.9, 3.0)
 
 
 async def load(

@@ -179,11 +179,14 @@ class StageEstimates:
         seconds = max(seconds, self._limits_s.get(stage, 0.0))
         if units <= known.made_units:
             known.made_units = 0.0
-        self.observe_at_least(stage, seconds, units)
+        self._learn_at_least(stage, seconds, units)
         known.remember(seconds, units, finished=False)
 
     def observe_at_least(self, stage: str, seconds: float, units: float = 1.0) -> None:
         """Learn from an attempt that was stopped for another reason, such as a deadline."""
+        self._learn_at_least(stage, seconds, units)
+
+    def _learn_at_least(self, stage: str, seconds: float, units: float) -> None:
         model = self._stages[stage].model
         if model is not None:
             model.observe_stopped(seconds, units)

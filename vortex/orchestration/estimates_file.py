@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from vortex.orchestration.estimates import StageEstimates
@@ -26,6 +28,7 @@ class EstimatesFile:
         """
         name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
         self.path = profile_directory / f"estimates.{name}.json"
+        self._failed = False
 
     def load_into(self, estimates: StageEstimates) -> bool:
         """Go on from the file, if there is one that can be used; return whether there was.
@@ -44,17 +47,23 @@ class EstimatesFile:
             return False
         return True
 
-    def save(self, estimates: StageEstimates) -> None:
-        """Write the file as a whole; a failure is logged, since the worker does not need it."""
-        content = json.dumps({"format": _FORMAT, "stages": estimates.to_json()}, indent=1)
-        unfinished = self.path.with_suffix(".tmp")
+    def save(self, learned: Mapping[str, Mapping[str, float]]) -> None:
+        """Write the file as a whole; the first failure is logged: the worker does not need it.
+
+        Args:
+            learned: of `StageEstimates.to_json`.
+        """
+        content = json.dumps({"format": _FORMAT, "stages": learned}, indent=1)
+        unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             unfinished.write_text(content, encoding="utf-8")
             unfinished.replace(self.path)
         except OSError as error:
-            logger.warning(
-                "Estimates not saved", extra={"path": str(self.path), "error": str(error)}
-            )
+            if not self._failed:
+                logger.warning(
+                    "Estimates not saved", extra={"path": str(self.path), "error": str(error)}
+                )
+            self._failed = True
 
     def _restore(self, estimates: StageEstimates) -> None:
         saved = json.loads(self.path.read_text(encoding="utf-8"))

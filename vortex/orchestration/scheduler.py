@@ -331,6 +331,7 @@ class _SlotRun:
         self._slot = slot
         self._deadline = deadline
         self._units = work_units(slot.recipe)
+        self._estimate = scheduler.estimates.slot(slot.recipe)
 
     async def audio(self) -> torch.Tensor:
         attempt = self._scheduler._generate_audio_with_timeout
@@ -394,9 +395,12 @@ class _SlotRun:
                 error.retryable = estimates.overrun(stage, units) is None
                 estimates.observe_stopped(stage, clock() - attempt_started, units)
                 raise
+            except asyncio.CancelledError:
+                estimates.observe_at_least(stage, clock() - attempt_started, units)
+                raise
             finally:
                 self._slot.listener.attempt_ended(stage)
-            estimates.observe(stage, clock() - attempt_started, units)
+            self._estimate.finished(stage, clock() - attempt_started)
             return result
 
         about: dict[str, str | int] = {"slot.id": self._slot.slot_id, "slot.stage": stage}
@@ -406,7 +410,7 @@ class _SlotRun:
             )
 
     def _predicted_s(self, stage: str) -> float:
-        return self._scheduler.estimates.predict(stage, self._units[stage]) or 0.0
+        return self._estimate.predict(stage) or 0.0
 
     def _miss(self, stages: tuple[str, ...], needed_s: float) -> DeadlineMissError:
         left_s = self._deadline - self._scheduler._clock()

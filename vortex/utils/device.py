@@ -21,3 +21,8 @@ def device_of(name: str) -> torch.device:
             f"device.name {name}: this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def device_title(device: torch.device) -> str:
+    """Return what sort of device it is, such as "NVIDIA H100" or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,8 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consumer.admission import Admission
-from consumer.dispatcher import LOOKS_AT_ONCE, Dispatcher
+from consumer.dispatcher import Dispatcher
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -22,6 +22,7 @@ from consumer.engine.base import (
     SlotNotMade,
 )
 from consumer.job import Job
+from consumer.planning.planner import MOST_GIVEN_UP
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
@@ -79,7 +80,7 @@ async def serving(engine: Engine) -> AsyncIterator[Bench]:
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
-    bench = Bench(Dispatcher(engine, Admission(engine), decide), decided)
+    bench = Bench(Dispatcher(engine, decide), decided)
     bench.serving = asyncio.create_task(bench.dispatcher.run())
     try:
         yield bench
@@ -87,6 +88,14 @@ async def serving(engine: Engine) -> AsyncIterator[Bench]:
         bench.serving.cancel()
         with contextlib.suppress(asyncio.CancelledError, EngineStartError):
             await bench.serving
+
+
+def with_script(script: str) -> Recipe:
+    """Return a recipe whose script a test gives a meaning."""
+    recipe = job(0).recipe
+    return recipe.model_copy(
+        update={"audio_track": recipe.audio_track.model_copy(update={"script": script})}
+    )
 
 
 def held() -> Script:
@@ -171,8 +180,14 @@ async def test_expired_slot_is_answered_without_an_engine() -> None:
 async def test_slot_that_takes_longer_than_is_left_is_answered_at_once() -> None:
     engine = ScriptedEngine(predicted_s=10.0)
     async with serving(engine) as bench:
-        bench.submit(job(1, deadline_in_s=9.0))
-        assert bench.decided[1].reason is MissReason.PREDICTED
+        bench.submit(waiting := job(1, deadline_in_s=9.0))
+        (decided,) = await bench.until_decided(1)
+        assert isinstance(decided.made, SlotNotMade)
+        assert re.fullmatch(
+            r"[89]\.\d{3} s are left, and the slot needs 10\.000 s", decided.made.detail
+        )
+        assert decided.made.reason is MissReason.PREDICTED
+        assert decided.at_s < waiting.deadline_s - 8.0
     assert engine.started == []
 
 
@@ -202,17 +217,64 @@ async def test_waiting_slot_that_the_limits_come_to_rule_out_is_not_started() ->
 
 
 async def test_slot_that_became_hopeless_is_answered_while_the_engine_is_busy() -> None:
-    engine = ScriptedEngine({0: held()}, predicted_s=10.0)
+    engine = ScriptedEngine({0: held()}, predicted_s=0.4)
     async with serving(engine) as bench:
         bench.submit(job(0, deadline_in_s=11.0))
         await bench.until(lambda: engine.running == 0)
-        waiting = job(1, deadline_in_s=10.2)
+        waiting = job(1, deadline_in_s=1.0)
         bench.submit(waiting, job(2, deadline_in_s=60.0))
         (decided,) = await bench.until_decided(1)
         assert decided.reason is MissReason.PREDICTED
         assert decided.started_s is None
-        assert 0 <= decided.at_s - (waiting.deadline_s - 10.0) < 0.5
+        assert 0 <= decided.at_s - (waiting.deadline_s - 0.4) < 0.3
         assert engine.running == 0
+        assert 2 not in bench.decided
+
+
+async def test_slot_that_the_running_one_leaves_no_room_is_answered_at_once() -> None:
+    engine = ScriptedEngine({0: held()}, predicted_s=10.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        waiting = job(1, deadline_in_s=12.0)
+        bench.submit(waiting, job(2, deadline_in_s=60.0))
+        (decided,) = await bench.until_decided(1)
+        assert isinstance(decided.made, SlotNotMade)
+        assert decided.made.reason is MissReason.PREDICTED
+        assert "leave no room for it: it needs 10.000 s" in decided.made.detail
+        assert decided.at_s < waiting.deadline_s - 10.0
+        assert bench.decided.keys() == {1}
+
+
+async def test_long_slot_that_is_due_first_waits_for_those_that_it_would_make_late() -> None:
+    engine = ScriptedEngine()
+    engine.may_start.clear()
+    engine.predict_s = lambda recipe: float(recipe.audio_track.script)  # type: ignore[method-assign]
+    async with serving(engine) as bench:
+        bench.submit(
+            *(
+                job(slot_id, deadline_in_s=due_s, recipe=with_script(str(seconds)))
+                for slot_id, (due_s, seconds) in enumerate([(40, 39), (41, 10), (42, 10)])
+            )
+        )
+        engine.may_start.set()
+        await bench.until_decided(0, 1, 2)
+    assert engine.started == [1, 2, 0]
+
+
+async def test_time_that_an_engine_takes_to_start_again_counts() -> None:
+    engine = ScriptedEngine(predicted_s=0.6)
+    engine.start_s = 1.5
+    async with serving(engine) as bench:
+        await bench.until(lambda: bench.dispatcher.engine_ready)
+        engine.may_start.clear()
+        engine.up = False
+        await bench.until(lambda: engine.starts == 2)
+        waiting = job(1, deadline_in_s=1.4)
+        bench.submit(waiting, job(2, deadline_in_s=10.0))
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+        assert decided.at_s < waiting.deadline_s - 0.6  # when it would be hopeless by itself
         assert 2 not in bench.decided
 
 
@@ -232,7 +294,7 @@ async def test_slot_that_became_hopeless_is_answered_while_the_engine_starts() -
 async def test_prediction_that_grew_is_noticed_while_the_engine_is_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("consumer.dispatcher.SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr("consumer.dispatcher.LOOK_INTERVAL_S", 0.05)
     engine = ScriptedEngine({0: held()}, predicted_s=1.0)
     async with serving(engine) as bench:
         bench.submit(job(0))
@@ -244,14 +306,14 @@ async def test_prediction_that_grew_is_noticed_while_the_engine_is_busy(
 
 
 async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
-    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=10.0)
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=2.0)
     async with serving(engine) as bench:
         bench.submit(job(0))
         await bench.until(lambda: engine.running == 0)
-        waiting = job(1, deadline_in_s=10.1)
+        waiting = job(1, deadline_in_s=3.5)
         bench.submit(waiting)
-        engine.predicted_s = 1.0
-        hopeless_s = waiting.deadline_s - 10.0
+        engine.predicted_s = 0.1
+        hopeless_s = waiting.deadline_s - 2.0
         await bench.until(lambda: time.monotonic() > hopeless_s + 0.05)
         hold.set()
         (decided,) = await bench.until_decided(1)
@@ -316,7 +378,7 @@ async def test_slots_that_become_hopeless_all_at_once_do_not_hold_the_loop() -> 
         bench.submit(*(dataclasses.replace(one, deadline_s=moment_s) for one in waiting))
         async with most_decided_in_one_turn(bench) as most:
             await bench.until_decided(*range(1, 3_001))
-            assert 0 < most() <= LOOKS_AT_ONCE
+            assert 0 < most() <= MOST_GIVEN_UP
 
 
 async def test_slots_found_hopeless_by_a_free_engine_do_not_hold_the_loop() -> None:
@@ -329,7 +391,7 @@ async def test_slots_found_hopeless_by_a_free_engine_do_not_hold_the_loop() -> N
             engine.predicted_s = 100.0
             hold.set()
             await bench.until_decided(*range(3_001))
-            assert 0 < most() <= 2 * LOOKS_AT_ONCE + 1  # looked at, popped, and the one made
+            assert 0 < most() <= MOST_GIVEN_UP + 1  # and the one made
 
 
 # A lost engine

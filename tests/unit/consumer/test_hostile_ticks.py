@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN
 from pydantic import ValidationError
 
-from consumer.admission import Admission
+from consumer.dispatcher import Dispatcher
 from consumer.engine.base import SlotNotMade
 from consumer.intake import UnreadableTickError, read_tick
 from consumer.job import Arrival, Job, TickKey
@@ -302,7 +302,7 @@ def problems(value: bytes) -> int:
 def test_generated_record_is_a_tick_with_an_outcome_or_refused_in_one_line(
     seed: int, count: int
 ) -> None:
-    admission = Admission(ScriptedEngine())
+    dispatcher = Dispatcher(ScriptedEngine(), lambda *_: None)
     writer = OutcomeWriter("slot.results", "vortex", WorkerInfo(id="a", version="1"))
     accepted = 0
     for hostile in hostile_records(seed, count):
@@ -319,7 +319,8 @@ def test_generated_record_is_a_tick_with_an_outcome_or_refused_in_one_line(
         accepted += 1
         assert_within_bounds(tick)
         job = Job.of(TickKey("t", 0, 0), tick, Arrival.now(), INVALID_SPAN, Context())
-        admission.on_arrival(job)
+        dispatcher.submit(job)
+        dispatcher.drop(job.key)
         missed = SlotNotMade(MissReason.EXPIRED, None, "", {})
         assert parse_outcome(writer.write(job, missed, None).value or b"").slot_id == tick.slot_id
     assert 0.1 * count < accepted < 0.8 * count

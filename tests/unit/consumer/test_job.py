@@ -74,3 +74,22 @@ def test_tick_made_again_gets_the_same_seed() -> None:
     here = Job.of(TickKey("other", 3, 9), tick(7), Arrival.now(), INVALID_SPAN, Context())
     other = Job.of(TickKey(TOPIC, 0, 0), tick(8), ARRIVAL, INVALID_SPAN, Context())
     assert there.seed == here.seed != other.seed
+
+
+@pytest.mark.parametrize(
+    ("timestamp_s", "emitted_s"),
+    [
+        (-90.0, 910.0),
+        (0.0, 1000.0),
+        (5.0, 1000.0),  # a producer's clock that is ahead
+        (-1e9, 1000.0),  # a record without a time, or with a wild one
+        (1e12, 1000.0),
+        (None, 1000.0),
+    ],
+)
+def test_tick_of_a_backlog_counts_from_when_it_was_written_if_that_can_be_believed(
+    timestamp_s: float | None, emitted_s: float
+) -> None:
+    arrival = Arrival(datetime(2026, 1, 1, tzinfo=UTC), 1000.0)
+    ms = None if timestamp_s is None else round((arrival.wall.timestamp() + timestamp_s) * 1000)
+    assert arrival.emitted_s(ms) == pytest.approx(emitted_s)

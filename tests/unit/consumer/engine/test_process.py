@@ -25,7 +25,8 @@ from consumer.engine.base import (
 from consumer.engine.process import ProcessEngine
 from consumer.job import TickKey
 from schemas import AudioTrack, MissReason, Recipe, Stage, VisualTrack
-from tests.support.scripted_child import COMMAND
+from tests.support.scripted_child import COMMAND, teach
+from vortex.orchestration import StageEstimates
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,6 +115,16 @@ async def test_slot_is_made_in_the_process_and_its_stages_and_times_are_told() -
         await engine.settle()
         assert engine.ready
         assert pid_of(engine) != os.getpid()
+
+
+async def test_worker_learns_all_that_the_process_learns() -> None:
+    estimates = StageEstimates(config().orchestration.timeouts.by_stage())
+    teach(estimates)
+    estimates.observe("video", 0.25, 2.0)  # of the slot
+    async with started(config()) as engine:
+        await engine.run(request("teach"))
+        assert engine._estimates.to_json() == estimates.to_json()
+        assert engine.spread == estimates.spread > 0
 
 
 @pytest.mark.parametrize("script", ["hang", "hang-silently"])

@@ -94,7 +94,7 @@ def test_restored_estimates_predict_as_those_that_were_saved(tmp_path: Path) -> 
     estimates = estimates_after(20, 0.5)
     file = EstimatesFile(tmp_path, "NVIDIA H100 80GB")
     assert file.path == tmp_path / "estimates.nvidia-h100-80gb.json"
-    file.save(estimates)
+    file.save(estimates.to_json())
     restored = StageEstimates()
     assert file.load_into(restored)
     assert restored.predict_slot(recipe_of()) == pytest.approx(estimates.predict_slot(recipe_of()))
@@ -138,7 +138,7 @@ def test_missing_file_is_no_reason_to_complain(
 def test_folder_that_cannot_be_written_only_logs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    EstimatesFile(tmp_path / "missing", "cpu").save(estimates_after(1, 0.0))
+    EstimatesFile(tmp_path / "missing", "cpu").save(estimates_after(1, 0.0).to_json())
     assert "Estimates not saved" in caplog.text
 
 

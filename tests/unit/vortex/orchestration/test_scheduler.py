@@ -27,7 +27,7 @@ from vortex.orchestration import (
     SlotScheduler,
     StageEstimates,
 )
-from vortex.orchestration.estimates import STAGES
+from vortex.orchestration.estimates import STAGES, work_units
 from vortex.orchestration.scheduler import _SlotRun
 from vortex.slot import SlotContext, as_recipe, slot_seed
 
@@ -344,6 +344,54 @@ async def test_siblings_of_the_audio_timeout_have_limits_of_their_own() -> None:
     ):
         with pytest.raises(asyncio.TimeoutError):
             await attempt
+
+
+async def test_stage_that_the_deadline_stops_teaches_that_it_takes_at_least_so_long() -> None:
+    estimates = measured(audio=0.01, image=0.01, video=0.01, clip=0.01)
+    pipeline = PlainPipeline(video=PlainStage(delay_s=30.0))
+    scheduler = SlotScheduler(pipeline, config(deadline_buffer_s=0.0), estimates=estimates)
+    units = work_units(as_recipe(RECIPE))["video"]
+    before_s = estimates.predict("video", units)
+    assert before_s is not None
+    with pytest.raises(DeadlineMissError):
+        await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 2 * before_s + 0.3)
+    after_s = estimates.predict("video", units)
+    assert after_s is not None
+    assert after_s > 1.2 * before_s
+
+
+async def test_rest_of_a_slot_is_predicted_from_its_finished_stages() -> None:
+    # Whenever the speech took long, the video did too; so a slot whose speech takes long ends here.
+    clock = Clock()
+    pace = [1.0]
+
+    class Pipeline(PlainPipeline):
+        async def _generate_audio(self, *given: Any) -> torch.Tensor:
+            clock.now_s += pace[0]
+            return await super()._generate_audio(*given)
+
+        async def _generate_actor(self, *given: Any) -> torch.Tensor:
+            clock.now_s += pace[0]
+            return await super()._generate_actor(*given)
+
+        async def _generate_video(self, *given: Any) -> torch.Tensor:
+            clock.now_s += 10.0 * pace[0]
+            return await super()._generate_video(*given)
+
+        async def _verify_semantic(self, *given: Any) -> Any:
+            clock.now_s += pace[0]
+            return await super()._verify_semantic(*given)
+
+    scheduler = SlotScheduler(Pipeline(), config(deadline_buffer_s=0.0), clock=clock)
+    for number in range(24):
+        pace[0] = 1.15 if number % 2 else 0.87
+        await scheduler.execute(RECIPE, number, deadline=math.inf)
+    slot = scheduler.estimates.slot(as_recipe(RECIPE))
+    plain_s = slot.predict("video")
+    assert plain_s is not None
+    pace[0] = 1.25
+    with pytest.raises(DeadlineMissError, match="in phase 'video'"):
+        await scheduler.execute(RECIPE, 24, deadline=clock() + 2.5 + 1.05 * plain_s + 1.0)
 
 
 async def test_timeout_error_of_the_stage_itself_is_not_a_deadline_miss() -> None:
