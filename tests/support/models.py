@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def link_models(shared: Path, own: Path) -> Path:
-    """Return `own` with the models of `shared`, where a worker may keep what it learns."""
+    """Return `own` with the models of `shared`, but nothing that a worker learned beside them."""
     for profile in shared.iterdir():
         (own / profile.name).mkdir(parents=True)
         for entry in profile.iterdir():
-            (own / profile.name / entry.name).symlink_to(entry)
+            if not entry.name.startswith("estimates."):
+                (own / profile.name / entry.name).symlink_to(entry)
     return own

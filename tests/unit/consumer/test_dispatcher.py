@@ -22,10 +22,13 @@ from consumer.engine.base import (
     SlotNotMade,
 )
 from consumer.job import Job
+from consumer.planning.optimum import Known, most_on_time
 from consumer.planning.planner import MOST_GIVEN_UP
+from consumer.simulation.virtual_time import run_in_virtual_time
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
+from vortex.utils.clock import now_s
 
 FAILED = SlotNotMade(MissReason.FAILED, Stage.AUDIO, "no such voice", {"audio_ms": 1.0})
 LOST = EngineLostError("the GPU is gone")
@@ -318,6 +321,31 @@ async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
         hold.set()
         (decided,) = await bench.until_decided(1)
         assert isinstance(decided.made, SlotMade)
+
+
+# Overload
+
+
+def test_overloaded_engine_makes_all_but_as_many_slots_as_can_be_made() -> None:
+    arrivals = [Known(5.0 * n, 5.0 * n + 45.0, 6.0 + n % 5) for n in range(150)]
+    engine = ScriptedEngine({n: Script(work_s=slot.seconds) for n, slot in enumerate(arrivals)})
+    engine.predict_s = lambda recipe: float(recipe.audio_track.script)  # type: ignore[method-assign]
+
+    async def serve() -> set[int]:
+        async with serving(engine) as bench:
+            for n, slot in enumerate(arrivals):
+                await asyncio.sleep(slot.arrived_s - now_s())
+                recipe = with_script(str(slot.seconds))
+                bench.submit(job(n, deadline_in_s=45.0, arrived_s=now_s(), recipe=recipe))
+            while not bench.dispatcher.idle:
+                await asyncio.sleep(1.0)
+        assert bench.decided.keys() == set(range(len(arrivals)))
+        return {n for n, one in bench.decided.items() if isinstance(one.made, SlotMade)}
+
+    made = run_in_virtual_time(serve())
+    assert set(engine.finished) == made  # nothing was begun in vain
+    assert len(made) >= 0.95 * most_on_time(arrivals)
+    assert len(made) < 0.8 * len(arrivals)
 
 
 # Very many slots that wait

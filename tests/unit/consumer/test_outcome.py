@@ -45,8 +45,7 @@ def made_of(of: Job) -> SlotMade:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Give a clock for decisions; it shows `s` monotonic seconds."""
     clock = SimpleNamespace(s=ARRIVED_S + 13.0)
-    clock.monotonic = lambda: clock.s
-    monkeypatch.setattr("consumer.outcome.time", clock)
+    monkeypatch.setattr("consumer.outcome.now_s", lambda: clock.s)
     return clock
 
 
