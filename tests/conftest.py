@@ -33,8 +33,10 @@ MODEL_FOLDERS = tuple(
 )
 MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
 
-# The files that take longest come first, so that no process is left alone with one in the end.
+# The files that take longest come first, so that no process is left alone with one in the end; and
+# before them what measures memory, in a process that no other test has filled.
 LONGEST = (
+    "tests/integration/test_memory_drift.py",
     "tests/chaos/test_short_chaos.py",
     "tests/integration/test_worker_start.py",
     "tests/unit/training/test_weights.py",

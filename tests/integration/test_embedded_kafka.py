@@ -164,7 +164,7 @@ async def test_topic_that_kafka_refuses_is_named(kafka: EmbeddedKafka) -> None:
 
 
 def test_every_port_is_bound_to_loopback(kafka: EmbeddedKafka) -> None:
-    (java,) = (each for each in psutil.Process().children() if "kafka.Kafka" in each.cmdline())
+    java = psutil.Process(kafka._nodes[0].pid)
     listening = [each for each in java.net_connections() if each.status == psutil.CONN_LISTEN]
     assert len(listening) == 2
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
@@ -206,7 +206,7 @@ def test_no_broker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_broker(kafka: EmbeddedKafka) -> None:
-    (java,) = (each for each in psutil.Process().children() if "kafka.Kafka" in each.cmdline())
+    java = psutil.Process(kafka._nodes[0].pid)
     assert os.getpgid(java.pid) == java.pid
 
 

@@ -20,6 +20,7 @@ class FilmPipeline:
     """Films of noise, which no encoder makes small."""
 
     takes_slot_context = True
+    device_title = "none"
 
     def __init__(self) -> None:
         self.models = ModelRegistry({}, {})
