@@ -64,7 +64,7 @@ class Health:
         self._last: tuple[float, Checks] = clock(), {"worker": "has not started yet"}
 
     def beat(self, checks: Checks) -> None:
-        """Take note that the loop runs, and of what the worker says."""
+        """Record that the loop runs, and what the worker says."""
         self._last = self._clock(), dict(checks)
 
     def live(self) -> Answer:

@@ -36,7 +36,7 @@ class KafkaUnreachableError(Exception):
     """No broker lets us in; the message is one line with the reason and what to do."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
-        """Take the message, and whether trying again cannot help, as with a wrong password."""
+        """Say what is wrong, and whether retrying cannot help, as with a wrong password."""
         super().__init__(message)
         self.permanent = permanent
 
@@ -84,7 +84,7 @@ def connecting() -> Iterator[None]:
 def background_tasks(consumer: AIOKafkaConsumer) -> list[asyncio.Task[None]]:
     """Return the tasks without which a started consumer goes on in vain, each with a name.
 
-    Nothing public tells that one has ended: polls then find nothing, or raise for ever.
+    Nothing public tells that one has ended: polls then find nothing, or raise forever.
     """
     tasks: dict[str, asyncio.Task[None]] = {
         "aiokafka's fetcher": consumer._fetcher._fetch_task,

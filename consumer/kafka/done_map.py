@@ -1,7 +1,7 @@
 """The finished ticks above the committed offset, as text for the offset's metadata.
 
 Slots finish in the order of their deadlines, not of their offsets. What is finished above the
-lowest unfinished offset is kept beside the committed offset, so that whoever owns the partition
+lowest unfinished offset is kept with the committed offset, so that whoever owns the partition
 next does not make it again.
 """
 

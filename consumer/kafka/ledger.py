@@ -24,7 +24,7 @@ class CommitPoint:
 
     @property
     def metadata(self) -> str:
-        """The text that is committed beside the offset."""
+        """The text that is committed with the offset."""
         return encode_done(self.offset, self.done)
 
 
@@ -69,13 +69,13 @@ class PartitionLedger:
         return offset < self._base or offset in self._done
 
     def adopt(self, offset: int) -> None:
-        """Count an offset as at work that was read before the partition was assigned anew."""
+        """Count an offset as at work that was read before the partition was assigned again."""
         if offset not in self._unfinished:
             self._unfinished.add(offset)
             heapq.heappush(self._heap, offset)
 
     def register(self, offset: int) -> bool:
-        """Take note that an offset was read; return whether it is new work."""
+        """Record that an offset was read; return whether it is new work."""
         self._position = max(self._position, offset + 1)
         if self.is_past(offset) or offset in self._unfinished:
             return False
@@ -84,7 +84,7 @@ class PartitionLedger:
         return True
 
     def skip_to(self, offset: int) -> None:
-        """Take note that Kafka has no records between the position and an offset."""
+        """Record that Kafka has no records between the position and an offset."""
         self._position = max(self._position, offset)
 
     def skip_finished(self, offset: int) -> bool:
@@ -105,7 +105,7 @@ class PartitionLedger:
         return CommitPoint(lowest, frozenset(offset for offset in done if offset > lowest))
 
     def committed(self, point: CommitPoint, finished: Iterable[int]) -> None:
-        """Take note that the transaction went through."""
+        """Record that the transaction went through."""
         self._unfinished.difference_update(finished)
         self._base = point.offset
         # Below the committed offset there is nothing to wait for, read again or not.

@@ -37,7 +37,7 @@ tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 class Partition:
     """Owns the only way by which outcomes of one input partition reach Kafka.
 
-    One task runs through two states for ever. *Claiming*: start the producer, which shuts out any
+    One task runs through two states forever. *Claiming*: start the producer, which shuts out any
     other owner, read what is committed, drop what others have published, seek there. What is
     committed never goes back: an answer below one that was seen before is refused. *Publishing*:
     write decisions and offsets, as many as there are in one transaction. Any error, and any new
@@ -60,7 +60,7 @@ class Partition:
         on_past: Callable[[TickKey], None],
         before_reading: Callable[[CommitPoint], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the partition's means; `run` does the work.
+        """Set the partition up; `run` does the work.
 
         Args:
             partition: topic and number.
@@ -117,19 +117,19 @@ class Partition:
         return sorted(self._at_work)
 
     def revoked(self) -> None:
-        """Take note that a rebalance has begun. Publishing goes on: the fence makes it safe."""
+        """Record that a rebalance has begun. Publishing goes on: the fence makes it safe."""
         self._assigned.clear()
         self._reading = False
 
     def assigned(self) -> None:
-        """Take note that the partition is ours, anew or still; it is claimed again either way."""
+        """Record that the partition is ours, again or still; it is claimed again either way."""
         self._assignment += 1
         self._assigned.set()
         self._reading = False
         self._changed.set()
 
     def register(self, offset: int) -> bool:
-        """Take note of a tick that was read; return whether it is new work.
+        """Record that a tick was read; return whether it is new work.
 
         Ticks that were fetched before the partition was claimed are no work: they are read again.
         """
@@ -139,7 +139,7 @@ class Partition:
         return True
 
     def skip_to(self, offset: int) -> None:
-        """Take note that Kafka has no records below an offset any more."""
+        """Record that Kafka has no records below an offset any more."""
         self._ledger.skip_to(offset)
 
     def skip_finished(self, offset: int) -> bool:

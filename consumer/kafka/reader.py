@@ -63,7 +63,7 @@ class InputPartition(Protocol):
         """Whether it may be read now."""
 
     def skip_to(self, offset: int) -> None:
-        """Take note that Kafka has no records below an offset."""
+        """Record that Kafka has no records below an offset."""
 
     def skip_finished(self, offset: int) -> bool:
         """Go on behind an offset, if it has its outcome; return whether so."""

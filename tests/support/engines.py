@@ -38,7 +38,7 @@ class ScriptedEngine:
     """An `Engine` whose slots follow scripts, by slot id.
 
     It insists on what an engine may rely on: it is started first, makes one slot at a time, and is
-    started anew after it was lost.
+    started again after it was lost.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ScriptedEngine:
         default: Script | None = None,
         predicted_s: float | None = None,
     ) -> None:
-        """Take the scripts; all of them may be changed later.
+        """Follow these scripts; all of them may be changed later.
 
         Args:
             scripts: by slot id.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class GenerationBreakdown:
     """Milliseconds that each stage took on its own, retries included, and the whole slot.
 
-    Audio and image run beside each other, so the stages may add up to more than the total.
+    Audio and image run in parallel, so the stages may add up to more than the total.
     """
 
     audio_ms: float

@@ -43,7 +43,7 @@ class StageThreads:
 
         Raises:
             StageHungError: the call was cancelled, and the work did not stop within the grace
-                period; its thread may run on for ever.
+                period; its thread may run forever.
         """
         token = CancellationToken(on_poll)
         context = contextvars.copy_context()
