@@ -35,6 +35,7 @@ from consumer.kafka.clients import (
     connecting,
     make_admin,
     make_consumer,
+    stop_consumer,
 )
 from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.partition import Partition
@@ -188,7 +189,7 @@ class Worker:
                 await self._serve()
         finally:
             # The group first, so that others take over while the engine lets go.
-            await _bounded("consumer", self._consumer.stop())
+            await _bounded("consumer", stop_consumer(self._consumer))
             await _bounded("engine", self._engine.stop())
             await _bounded("admin", self._admin.close())
         if self._failure is not None:

@@ -158,6 +158,24 @@ def make_reader(config: KafkaConfig, *topics: str, client_id: str) -> AIOKafkaCo
     )
 
 
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and close all connections.
+
+    aiokafka's `stop` raises `CancelledError`, though nobody has cancelled it, where it ends a fetch
+    that waits to be tried again; its connections are still open then.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    try:
+        await asyncio.wait({stopping})
+    except asyncio.CancelledError:
+        stopping.cancel()
+        raise
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
+
+
 def make_admin(config: KafkaConfig, *, client_id: str) -> AIOKafkaAdminClient:
     """Return an admin client, not yet started."""
     return AIOKafkaAdminClient(**_connection(config, client_id, config.request_timeout_s))

@@ -30,7 +30,9 @@ class Consumer:
         """Raised by the next polls that ask for records."""
         self.listener: Any = None
         """Who is told of rebalances, once the group is joined."""
-        self.started = self.stopped = False
+        self.started = self.stopped = self.closed = False
+        self.fetch_is_retried = False
+        """Whether `stop` lets out the cancellation of a fetch, as aiokafka's does then."""
         self.ever_paused: set[TopicPartition] = set()
         self._assigned: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
@@ -57,13 +59,18 @@ class Consumer:
         fetch, coordinate, synchronise = self._tasks
         self._fetcher = SimpleNamespace(_fetch_task=fetch)
         self._coordinator = SimpleNamespace(_coordination_task=coordinate)
-        self._client = SimpleNamespace(_sync_task=synchronise)
+        self._client = SimpleNamespace(_sync_task=synchronise, close=self._close)
 
     async def stop(self) -> None:
         self.stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.fetch_is_retried:
+            raise asyncio.CancelledError
+
+    async def _close(self) -> None:
+        self.closed = True
 
     def subscribe(self, topics: Iterable[str], listener: Any) -> None:
         assert self.started

@@ -241,3 +241,12 @@ async def test_missing_topic_is_waited_for_with_one_line_and_then_named(
     assert cluster.admin.asked > 2
     assert caplog.messages.count("Waiting for Kafka") == 1
     assert engine.starts == 0
+
+
+async def test_stop_in_the_middle_of_a_retried_fetch_is_a_clean_one(cluster: Cluster) -> None:
+    cluster.emit(range(3))
+    async with cluster.worker(ScriptedEngine(), 0):
+        await until(lambda: len(cluster.answered()) == 3, TIMEOUT_S)
+        cluster.consumer.fetch_is_retried = True
+    assert cluster.consumer.closed
+    assert cluster.committed() == 3
