@@ -16,7 +16,7 @@ SLOT_S = 0.05
 LOAD = 0.9
 # To write the ticks, start the worker and claim all partitions, and for what a busy machine adds to
 # each slot. Partition by partition, the last ticks would be seen much later than that.
-START_S = 12.0
+START_S = 8.0
 
 
 async def test_backlog_on_eight_partitions_is_all_but_lossless_below_full_load(
