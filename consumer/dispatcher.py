@@ -116,6 +116,7 @@ class Dispatcher:
     def drop(self, key: TickKey) -> None:
         """Forget a slot that is no longer ours to decide, and stop its work."""
         self._planner.remove(key)
+        self._losses_with.pop(key, None)
         job = self._jobs.pop(key, None)
         if job is not None:
             job.close()

@@ -141,6 +141,16 @@ class ArtifactStore:
         Raises:
             ArtifactStoreError: it cannot; one line with the place and the reason.
         """
+        self.try_writing()
+        if self._local:
+            self._attempt(self._sweep)
+
+    def try_writing(self) -> None:
+        """Prove that the store can be written.
+
+        Raises:
+            ArtifactStoreError: it cannot; one line with the place and the reason.
+        """
         probe = f"{self._root}/.write-check-{uuid.uuid4().hex}"
 
         def write_and_remove() -> None:
@@ -149,8 +159,6 @@ class ArtifactStore:
             self._fs.rm_file(probe)
 
         self._attempt(write_and_remove)
-        if self._local:
-            self._attempt(self._sweep)
 
     def _sweep(self) -> None:
         abandoned_s = time.time() - ABANDONED_AFTER_S

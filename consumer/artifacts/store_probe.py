@@ -32,7 +32,7 @@ async def probing(
         threads = StoreThreads()
         while True:
             try:
-                await asyncio.wait_for(threads.run(store.check), timeout_s)
+                await asyncio.wait_for(threads.run(store.try_writing), timeout_s)
                 problem = None
             except TimeoutError:
                 problem = f"no answer within {timeout_s:g} s"

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
@@ -212,13 +212,6 @@ async def load_slot_maker(
         report("warming up")
         await maker.warm_up()
     return maker
-
-
-def without_secrets_of_kafka(config: WorkerConfig) -> dict[str, Any]:
-    """Return a configuration as JSON that an engine can be given; it never connects to Kafka."""
-    values = config.model_dump(mode="json")
-    values["artifacts"]["storage_options"] = config.artifacts.storage_options
-    return values
 
 
 if __name__ == "__main__":

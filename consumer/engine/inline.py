@@ -28,11 +28,12 @@ class InlineEngine:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._maker: SlotMaker | None = None
+        self._lost = False
 
     @property
     def ready(self) -> bool:
-        """Whether everything is loaded."""
-        return self._maker is not None
+        """Whether everything is loaded, and nothing of it lost."""
+        return self._maker is not None and not self._lost
 
     async def start(self) -> None:
         """Load everything and warm up; see `Engine`."""
@@ -41,13 +42,17 @@ class InlineEngine:
         maker.restore_estimates()
         if self._config.pipeline.warmup:
             await maker.warm_up()
-        self._maker = maker
+        self._maker, self._lost = maker, False
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot; see `Engine`."""
-        if self._maker is None:
+        if self._maker is None or self._lost:
             raise EngineLostError("the engine is not started")
-        return await self._maker.make(request, _StageListener(on_stage))
+        try:
+            return await self._maker.make(request, _StageListener(on_stage))
+        except EngineLostError:
+            self._lost = True
+            raise
 
     async def settle(self) -> None:
         """Do nothing: `run` returns when the slot's work has stopped."""

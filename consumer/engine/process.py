@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
@@ -19,7 +20,6 @@ from consumer.engine.base import (
     SlotRequest,
     ignore_stage,
 )
-from consumer.engine.child import without_secrets_of_kafka
 from consumer.engine.child_process import ChildProcess
 from consumer.engine.messages import (
     AttemptBegan,
@@ -58,7 +58,6 @@ class _Work:
 
     request: SlotRequest
     on_stage: OnStage
-    began_s: float
     last_sign_s: float
     result: asyncio.Future[EngineResult]
     """Its result; an error if the process is lost; cancelled once its work has stopped."""
@@ -84,24 +83,21 @@ class ProcessEngine:
         self._child: ChildProcess | None = None
         self._listening: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
+        self._lost = False
         self._work: _Work | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether the process has started and lives."""
+        """Whether the process has started, lives, and has not been given up."""
         started = self._started
-        return (
-            self._child is not None
-            and self._child.alive
-            and started is not None
-            and started.done()
-            and not started.cancelled()
-            and started.exception() is None
-        )
+        if self._child is None or started is None or self._lost:
+            return False
+        return self._child.alive and started.done() and not started.cancelled()
 
     async def start(self) -> None:
         """Start a process and wait until it is warm; see `Engine`."""
         timeout_s = self._config.engine.start_timeout_s
+        self._lost = False
         self._started = asyncio.get_running_loop().create_future()
         self._child = await ChildProcess.spawn(self._command)
         self._listening = asyncio.create_task(self._listen(self._child))
@@ -121,9 +117,8 @@ class ProcessEngine:
         """Make the slot; see `Engine`."""
         if self._child is None or not self.ready:
             raise EngineLostError("the engine is not started")
-        now_s = time.monotonic()
         result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
-        self._work = work = _Work(request, on_stage, now_s, now_s, result)
+        self._work = work = _Work(request, on_stage, time.monotonic(), result)
         self._child.line.send(Make(request))
         try:
             while not work.result.done():
@@ -197,7 +192,8 @@ class ProcessEngine:
         self._fail(EngineLostError(reason))
 
     def _fail(self, error: EngineLostError | EngineStartError) -> None:
-        """Let whoever waits for the process know; nobody does if it was told to end."""
+        """Give the process up, and let whoever waits for it know."""
+        self._lost = True
         for waiting in (self._started, None if self._work is None else self._work.result):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
@@ -277,6 +273,13 @@ class ProcessEngine:
                     f" {limit_gb:g} GB (engine.memory_limit_gb)"
                 )
             )
+
+
+def without_secrets_of_kafka(config: WorkerConfig) -> dict[str, Any]:
+    """Return a configuration as JSON that an engine can be given; it never connects to Kafka."""
+    values = config.model_dump(mode="json")
+    values["artifacts"]["storage_options"] = config.artifacts.storage_options
+    return values
 
 
 def _timeout(stage: Stage | None, detail: str, work: _Work, now_s: float) -> SlotNotMade:

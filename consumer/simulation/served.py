@@ -20,20 +20,16 @@ from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
 from vortex.errors import DeadlineMissError
 from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S, StageEstimates, work_units
 from vortex.orchestration.learning import Prior
-from vortex.orchestration.scheduler import SlotScheduler
+from vortex.orchestration.scheduler import UNLIMITED, SlotScheduler
 from vortex.slot import SlotContext
 from vortex.utils.clock import now_s
 
-# What a usual slot consists of: 30 s of video, which take MEAN_S to make.
+# What a usual slot consists of: so much video that eleven times as much is still a slot, and takes
+# MEAN_S to make.
 _USUAL_S = 4.0
 _FPS = 24
 _CLIP_SHARE = 0.03
 _DOUBT = 0.3
-_WITHOUT_LIMITS: Mapping[str, Any] = {
-    "timeouts": {f"{stage}_s": math.inf for stage in ("audio", "image", "video", "clip")},
-    "retry_policy": {"audio": 0, "image": 0, "video": 0, "clip": 0},
-    "deadline_buffer_s": 0.0,
-}
 
 
 def serve(trace: Sequence[SimulatedSlot], ladder: Sequence[Rung] = (FULL,)) -> Run:
@@ -94,7 +90,7 @@ class _Server:
             }
         )
         self._scheduler = SlotScheduler(
-            self._pipeline, _WITHOUT_LIMITS, estimates=self._estimates, clock=now_s
+            self._pipeline, UNLIMITED, estimates=self._estimates, clock=now_s
         )
         self._planner: Planner[int, SimulatedSlot] = Planner(
             self._predict_s, lambda: self._estimates.spread, ladder

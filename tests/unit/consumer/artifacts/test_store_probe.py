@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 
@@ -16,13 +17,11 @@ class Silent(ArtifactStore):
     error: Exception | None = None
     delay_s = 0.0
 
-    def check(self) -> None:
-        import time
-
+    def try_writing(self) -> None:
         time.sleep(self.delay_s)
         if self.error is not None:
             self._attempt(self._fail)
-        super().check()
+        super().try_writing()
 
     def _fail(self) -> None:
         assert self.error is not None

@@ -22,7 +22,7 @@ from consumer.engine.base import (
     SlotNotMade,
     SlotRequest,
 )
-from consumer.engine.process import ProcessEngine
+from consumer.engine.process import ProcessEngine, without_secrets_of_kafka
 from consumer.job import TickKey
 from schemas import AudioTrack, MissReason, Recipe, Stage, VisualTrack
 from tests.support.scripted_child import COMMAND, teach
@@ -183,6 +183,7 @@ async def test_process_that_dies_is_lost_and_replaced(script: str, how: str) -> 
     async with started(config()) as engine:
         with pytest.raises(EngineLostError, match=how):
             await engine.run(request(script))
+        assert not engine.ready  # whoever hosts it must start another
         await replaced(engine)
 
 
@@ -278,8 +279,6 @@ def test_process_dies_with_a_killed_parent(script: str) -> None:
 
 
 def test_secrets_of_kafka_stay_with_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    from consumer.engine.child import without_secrets_of_kafka
-
     monkeypatch.setenv("VORTEX__KAFKA__SECURITY__PASSWORD", "hunter2")
     monkeypatch.setenv("VORTEX__ARTIFACTS__STORAGE_OPTIONS", '{"secret": "needed"}')
     given = without_secrets_of_kafka(WorkerConfig.load())

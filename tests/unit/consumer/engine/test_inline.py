@@ -1,0 +1,51 @@
+"""The engine inside the worker's own process."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from consumer.config import WorkerConfig
+from consumer.engine import slot_maker
+from consumer.engine.base import EngineLostError, SlotRequest
+from consumer.engine.inline import InlineEngine
+from consumer.job import TickKey
+from tests.support.film_pipeline import FilmPipeline
+from tests.support.jobs import tick
+from vortex.errors import DeviceLostError
+
+
+class PipelineOfALostDevice(FilmPipeline):
+    """Its GPU is in an error state that only a new process clears."""
+
+    async def _generate_audio(self, *_: Any) -> Any:
+        raise DeviceLostError("GPU error in stage audio: device-side assert")
+
+
+async def test_engine_whose_device_is_lost_is_not_ready_until_it_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(slot_maker, "_load_pipeline", lambda _: PipelineOfALostDevice())
+    loaded = WorkerConfig.load()
+    config = loaded.model_copy(
+        update={
+            "artifacts": loaded.artifacts.model_copy(update={"url": str(tmp_path / "slots")}),
+            "models": loaded.models.model_copy(update={"directory": tmp_path}),
+            "pipeline": loaded.pipeline.model_copy(update={"warmup": False}),
+        }
+    )
+    engine = InlineEngine(config)
+    await engine.start()
+    assert engine.ready
+    request = SlotRequest(
+        TickKey("slot.ticks", 0, 1), 1, "main", tick(1).recipe, 7, time.monotonic() + 60, True
+    )
+    with pytest.raises(EngineLostError, match="device-side assert"):
+        await engine.run(request)
+    assert not engine.ready
+    await engine.stop()
+    await engine.start()
+    assert engine.ready
+    await engine.stop()
