@@ -11,8 +11,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.chaos.report import HEADER, row
-from tests.chaos.run import NODES, run_chaos
+from tests.chaos.report import HEADER, row, total
+from tests.chaos.run import NODES, Report, run_chaos
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -28,18 +28,17 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the harness's own clients are struck
 
     seeds: range = options.seeds or range(options.seed, options.seed + 1)
-    rows, failed = [], False
+    reports: list[Report] = []
     for seed in seeds:
         report = asyncio.run(run_chaos(seed, options.minutes, options.workers, tell=_tell))
-        rows.append(row(report))
-        failed = failed or not report.passed
+        reports.append(report)
         if not report.passed:
             print(report.story(), file=sys.stderr, flush=True)
-        print(HEADER, rows[-1], sep="\n", flush=True)
+        print(HEADER, row(report), sep="\n", flush=True)
         if options.seeds:
             path = RESULTS / f"seeds-{seeds[0]}-{seeds[-1]}.md"
-            path.write_text(_page(rows, options.minutes, options.workers), encoding="utf-8")
-    return 1 if failed else 0
+            path.write_text(_page(reports, options.minutes, options.workers), encoding="utf-8")
+    return 0 if all(report.passed for report in reports) else 1
 
 
 def _range(text: str) -> range:
@@ -51,12 +50,13 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _page(rows: list[str], minutes: float, workers: int) -> str:
+def _page(reports: list[Report], minutes: float, workers: int) -> str:
     intro = (
         f"{minutes:g} minutes of faults for each seed, {workers} workers, {NODES} brokers,"
         f" on {_machine()}, {datetime.now(UTC):%Y-%m-%d}."
     )
-    return "\n".join(["# Chaos", "", intro, "", HEADER, *rows, ""])
+    rows = [row(report) for report in reports]
+    return "\n".join(["# Chaos", "", intro, "", HEADER, *rows, total(reports), ""])
 
 
 def _machine() -> str:

@@ -34,6 +34,7 @@ ANSWER_TIMEOUT_S = 20.0
 IN_SYNC_TIMEOUT_S = 90.0
 POLL_S = 0.25
 MAX_ADDED_PARTITIONS = 4
+GROUP_ROLE = "the group's"
 MARKER = 7_000_000_000
 """Slot ids from here on are of ticks that are damaged."""
 
@@ -153,8 +154,19 @@ async def broker_killed(chaos: Chaos, random: Random) -> AsyncIterator[Hit]:
 
 
 @asynccontextmanager
+async def group_coordinator_frozen(chaos: Chaos, random: Random) -> AsyncIterator[Hit]:
+    async with _frozen(chaos, await _group_coordinator(chaos), GROUP_ROLE) as hit:
+        yield hit
+
+
+@asynccontextmanager
 async def broker_frozen(chaos: Chaos, random: Random) -> AsyncIterator[Hit]:
-    node, role = await _choose_node(chaos, random)
+    async with _frozen(chaos, *await _choose_node(chaos, random)) as hit:
+        yield hit
+
+
+@asynccontextmanager
+async def _frozen(chaos: Chaos, node: int, role: str) -> AsyncIterator[Hit]:
     pid = chaos.kafka.kafka._nodes[node].pid
     os.kill(pid, signal.SIGSTOP)
     yield Hit(f"node {node}, {role}", chaos.fleet.ids)
@@ -260,6 +272,9 @@ LANES: dict[str, tuple[Fault, ...]] = {
     ),
     "brokers": (
         Fault("broker killed", broker_killed, (0.0, 6.0)),
+        # Twice, as this is what doubled slots most often while offsets were read without a fence.
+        Fault("group coordinator frozen", group_coordinator_frozen, (5.0, 9.0)),
+        Fault("group coordinator frozen", group_coordinator_frozen, (5.0, 9.0)),
         Fault("broker frozen", broker_frozen, (5.0, 9.0)),
         Fault("broker restarted", broker_restarted, (0.0, 3.0)),
         Fault("brokers rolled", brokers_rolled),
@@ -278,17 +293,20 @@ LANES: dict[str, tuple[Fault, ...]] = {
 
 async def _choose_node(chaos: Chaos, random: Random) -> tuple[int, str]:
     """Return a node that matters, and why it does."""
-    group, topic = chaos.config.group_id, chaos.config.topics.ticks
     partition = random.randrange(chaos.producer.partitions)
     match random.randrange(3):
         case 0:
-            return await _coordinator(chaos, CoordinationType.GROUP, group), "the group's"
+            return await _group_coordinator(chaos), GROUP_ROLE
         case 1:
-            key = f"{group}/{topic}/{partition}"
+            key = f"{chaos.config.group_id}/{chaos.config.topics.ticks}/{partition}"
             node = await _coordinator(chaos, CoordinationType.TRANSACTION, key)
             return node, f"the transactions' of partition {partition}"
         case _:
             return random.randrange(chaos.nodes), "any"
+
+
+async def _group_coordinator(chaos: Chaos) -> int:
+    return await _coordinator(chaos, CoordinationType.GROUP, chaos.config.group_id)
 
 
 async def _coordinator(chaos: Chaos, kind: CoordinationType, key: str) -> int:

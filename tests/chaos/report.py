@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from tests.chaos.checker import KINDS
 from tests.chaos.run import Report
@@ -27,6 +28,23 @@ def row(report: Report) -> str:
         *(_counts(report.faults), _counts(report.odd_ticks)),
         *(len(report.verdict.of(kind)) for kind in KINDS),
         *(len(report.troubles), until_serving),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def total(reports: Sequence[Report]) -> str:
+    """Return the row that sums up all runs."""
+    outcomes = sum((report.outcomes for report in reports), Counter())
+    longest = max(
+        (report.longest.seconds or 0.0 for report in reports if report.longest), default=0.0
+    )
+    cells = (
+        *("all", sum(len(report.seen.ticks) for report in reports)),
+        *(outcomes[kind] for kind in ("slot-complete", "deadline-missed", "dead-letter")),
+        _counts(sum((report.faults for report in reports), Counter())),
+        _counts(sum((report.odd_ticks for report in reports), Counter())),
+        *(sum(len(report.verdict.of(kind)) for report in reports) for kind in KINDS),
+        *(sum(len(report.troubles) for report in reports), f"{longest:.1f} s"),
     )
     return f"| {' | '.join(map(str, cells))} |"
 
