@@ -15,7 +15,7 @@ LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/mode
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-gpu chaos lint format evaluate bench bench-slot bench-deadlines bench-gpu schemas wheel lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-deadlines bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,11 +41,23 @@ test: $(READY) ## Run the tests, on a real Kafka and the mini models.
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
+test-brokers: $(READY) ## Run what needs Kafka on the other broker versions, 4.0 to 4.3.
+	@set -e; for lock in tests/brokers/kafka-*.lock; do \
+		version=$${lock#tests/brokers/kafka-}; version=$${version%.lock}; \
+		echo "Apache Kafka $$version"; \
+		$(PYTEST) --kafka=$$version -m "kafka and not models and not slow" \
+			tests/integration tests/chaos/test_traps.py \
+			--deselect tests/integration/test_embedded_kafka.py::test_local_broker_outlives_its_starter_and_keeps_its_data; \
+	done
+
 test-gpu: $(READY) ## Run the tests that need a GPU; skipped without one.
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 chaos: $(READY) ## Kill things for MINUTES, as SEED says, and check every tick's outcome.
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
+soak: $(READY) ## Run four workers for an hour, in which neither memory nor descriptors may grow.
+	$(BIN)/python -m tests.chaos.soak
 
 lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from consumer.config import WorkerConfig
+from consumer.embedded_kafka import jars
 from tests.support.models import link_models
 from vortex.models.mini import build_mini, shipped_weights
 
@@ -20,6 +21,7 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 ROOT = Path(__file__).parent.parent
+BROKERS = ROOT / "tests" / "brokers"
 BUILDER_SOURCES = (
     "vortex/models/mini.py",
     "vortex/models/kokoro/packaged.py",
@@ -48,6 +50,19 @@ LONGEST = (
     "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
     "tests/chaos/test_traps.py",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the version of the tests' brokers."""
+    locks = sorted(BROKERS.glob("kafka-*.lock"))
+    versions = [lock.stem.removeprefix("kafka-") for lock in locks]
+    parser.addoption("--kafka", choices=versions, help="run the tests' brokers in this version")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have every broker that this process starts be of the version that was asked for."""
+    if version := config.getoption("--kafka"):
+        jars.LOCK_PATH = BROKERS / f"kafka-{version}.lock"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -1,8 +1,8 @@
 """Apache Kafka's Java artifacts: which ones, fetched once, and a Java to run them.
 
 `jars.lock` names every jar with its SHA-256, as a Python lock file does, so that a start
-depends on no resolution, and a truncated or foreign download is never run. After changing
-`KAFKA_VERSION`, regenerate it with `python -m consumer.embedded_kafka.jars`.
+depends on no resolution, and a truncated or foreign download is never run. For another version,
+write it with `python -m consumer.embedded_kafka.jars VERSION`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -20,15 +21,12 @@ from pathlib import Path
 from vortex.errors import one_line
 from vortex.utils.files import sha256_of
 
-KAFKA_VERSION = "4.3.1"
 MIN_JAVA_VERSION = 17
 LOCK_PATH = Path(__file__).with_name("jars.lock")
 
-_ENDPOINTS = (
-    f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
-    # Kafka brings slf4j's interface without an implementation; this one writes to stderr.
-    "org.slf4j:slf4j-simple:1.7.36",
-)
+_BROKER = "org.apache.kafka:kafka_2.13"
+# Kafka brings slf4j's interface without an implementation; this one writes to stderr.
+_LOGGING = "org.slf4j:slf4j-simple:1.7.36"
 _JAVA_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 _LOCK_TIMEOUT_S = 600.0
 _DOWNLOAD_TIMEOUT_S = 30
@@ -66,7 +64,7 @@ def class_path(directory: Path, progress: Callable[[str], None]) -> str:
         with FileLock(directory / "lock", timeout=_LOCK_TIMEOUT_S):
             if known := _read_complete(complete):
                 return known
-            progress(f"resolving Apache Kafka {KAFKA_VERSION} (first time only)")
+            progress("downloading Apache Kafka (first time only)")
             jars = _download(lock.splitlines(), directory / "repository")
             partial = complete.with_suffix(".partial")
             partial.write_text("\n".join(map(str, jars)), encoding="utf-8")
@@ -74,7 +72,7 @@ def class_path(directory: Path, progress: Callable[[str], None]) -> str:
             return os.pathsep.join(map(str, jars))
     except Timeout as error:
         raise EmbeddedKafkaError(
-            f"another process has been resolving Apache Kafka for {_LOCK_TIMEOUT_S:.0f} s"
+            f"another process has been downloading Apache Kafka for {_LOCK_TIMEOUT_S:.0f} s"
             f" (lock {error.lock_file})"
         ) from error
     except OSError as error:
@@ -158,7 +156,7 @@ def _download(locked: Sequence[str], repository: Path) -> list[Path]:
                 path = Path(jar.resolve())
         except (OSError, RuntimeError) as error:  # requests' own errors are OSErrors
             raise EmbeddedKafkaError(
-                f"artifacts of Apache Kafka {KAFKA_VERSION} cannot be resolved (offline?):"
+                "artifacts of Apache Kafka cannot be downloaded (offline?):"
                 f" {coordinate}: {_root_cause(error)}"
             ) from error
         if sha256_of(path) != sha256:
@@ -190,20 +188,21 @@ def require_packages(*names: str) -> None:
         )
 
 
-def _write_lock() -> None:
-    """Resolve Kafka's dependencies as Maven does, and write down each jar with its SHA-256."""
+def write_lock(version: str, path: Path) -> None:
+    """Resolve a Kafka version's dependencies as Maven does; write each jar with its SHA-256."""
     import jgo
 
-    artifacts = [artifact for endpoint in _ENDPOINTS for artifact in jgo.resolve(endpoint)]
+    endpoints = (f"{_BROKER}:{version}", _LOGGING)
+    artifacts = [artifact for endpoint in endpoints for artifact in jgo.resolve(endpoint)]
     jars = {
         f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}": artifact.resolve()
         for artifact in artifacts
     }
-    LOCK_PATH.write_text(
+    path.write_text(
         "".join(f"{coordinate} {sha256_of(jars[coordinate])}\n" for coordinate in sorted(jars)),
         encoding="utf-8",
     )
 
 
 if __name__ == "__main__":
-    _write_lock()
+    write_lock(sys.argv[1], LOCK_PATH)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
-import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.chaos.report import HEADER, row, total
+from tests.chaos.report import HEADER, machine, row, total
 from tests.chaos.run import NODES, Report, run_chaos
 
 RESULTS = Path(__file__).with_name("results")
@@ -53,18 +51,10 @@ def _tell(line: str) -> None:
 def _page(reports: list[Report], minutes: float, workers: int) -> str:
     intro = (
         f"{minutes:g} minutes of faults for each seed, {workers} workers, {NODES} brokers,"
-        f" on {_machine()}, {datetime.now(UTC):%Y-%m-%d}."
+        f" on {machine()}, {datetime.now(UTC):%Y-%m-%d}."
     )
     rows = [row(report) for report in reports]
     return "\n".join(["# Chaos", "", intro, "", HEADER, *rows, total(reports), ""])
-
-
-def _machine() -> str:
-    """Return the machine in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    virtual = cpuinfo.exists() and " hypervisor" in cpuinfo.read_text(encoding="utf-8")
-    machine = platform.machine().replace("_", "-")
-    return f"{os.cpu_count()} {'virtual ' if virtual else ''}{machine} cores"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
@@ -52,6 +53,13 @@ class Chaos:
     @property
     def nodes(self) -> int:
         return len(self.kafka.proxies)
+
+    @cached_property
+    def admin(self) -> AdminClient:
+        # One for all: librdkafka aborts the process if a client's last reference goes in its own
+        # thread, as it may when an answer comes while the asker lets go.
+        servers = self.kafka.kafka.bootstrap_servers
+        return AdminClient({"bootstrap.servers": servers, "log_level": SILENT})
 
 
 @dataclass(frozen=True)
@@ -249,9 +257,10 @@ async def partitions_added(chaos: Chaos, random: Random) -> AsyncIterator[Hit | 
     if wanted > 2 * len(chaos.fleet.workers) + MAX_ADDED_PARTITIONS:
         yield None
         return
-    admin = _admin(chaos)
     try:
-        await asyncio.wrap_future(admin.create_partitions([NewPartitions(topic, wanted)])[topic])
+        await asyncio.wrap_future(
+            chaos.admin.create_partitions([NewPartitions(topic, wanted)])[topic]
+        )
     except KafkaException:  # too few brokers, as one is struck
         yield None
         return
@@ -328,10 +337,9 @@ async def _coordinator(chaos: Chaos, kind: CoordinationType, key: str) -> int:
 
 async def _in_sync(chaos: Chaos) -> None:
     """Wait until every partition has all its replicas: the next broker may go then."""
-    admin = _admin(chaos)
     end_s = time.monotonic() + IN_SYNC_TIMEOUT_S
     while True:
-        topics = (await asyncio.to_thread(admin.list_topics, timeout=ANSWER_TIMEOUT_S)).topics
+        topics = (await asyncio.to_thread(chaos.admin.list_topics, timeout=ANSWER_TIMEOUT_S)).topics
         behind = {
             f"{topic.topic}/{each.id}"
             for topic in topics.values()
@@ -343,11 +351,6 @@ async def _in_sync(chaos: Chaos) -> None:
         if time.monotonic() > end_s:
             raise TimeoutError(f"replicas still not in sync: {sorted(behind)}")
         await asyncio.sleep(POLL_S)
-
-
-def _admin(chaos: Chaos) -> AdminClient:
-    servers = chaos.kafka.kafka.bootstrap_servers
-    return AdminClient({"bootstrap.servers": servers, "log_level": SILENT})
 
 
 async def _visit(config: KafkaConfig, name: str, seconds: float) -> None:

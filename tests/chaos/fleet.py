@@ -102,6 +102,17 @@ class WorkerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @property
+    def process(self) -> psutil.Process:
+        """The worker's own process, which runs."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    @property
+    def engine(self) -> psutil.Process | None:
+        """The process of the engine, if it has started."""
+        return next(iter(self.children()), None)
+
     def children(self) -> list[psutil.Process]:
         """Return its child processes: the engine, if it has one of its own."""
         if self._process is None:

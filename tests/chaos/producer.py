@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
@@ -51,18 +51,26 @@ class Sent:
 class TickProducer:
     """Emits ticks until told to stop; goes to the brokers directly, not through the proxies."""
 
-    def __init__(self, config: KafkaConfig, partitions: int, random: Random) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        partitions: int,
+        random: Random,
+        leave_out: Collection[str] = (),
+    ) -> None:
         """Emit nothing yet.
 
         Args:
             config: brokers and topic.
             partitions: of the topic of ticks; may grow by `grow`.
             random: decides everything.
+            leave_out: kinds of ticks that are not emitted.
         """
         self.sent: list[Sent] = []
         self.partitions = partitions
         self._config = config
         self._random = random
+        self._kinds = {kind: weight for kind, weight in KINDS.items() if kind not in leave_out}
         self._last: bytes | None = None
         self._producer: AIOKafkaProducer | None = None
         self._stop = asyncio.Event()
@@ -111,7 +119,7 @@ class TickProducer:
 
     def _emit_one(self) -> None:
         random = self._random
-        (kind,) = random.choices(list(KINDS), list(KINDS.values()))
+        (kind,) = random.choices(list(self._kinds), list(self._kinds.values()))
         sent = self._note(kind, len(self.sent) + 1, random.randrange(self.partitions))
         deliver: Callable[[], Awaitable[RecordMetadata]]
         if kind == "bad header":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.chaos.checker import KINDS
 from tests.chaos.run import Report
@@ -51,3 +54,11 @@ def total(reports: Sequence[Report]) -> str:
 
 def _counts(counted: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
+
+
+def machine() -> str:
+    """Return the machine in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    virtual = cpuinfo.exists() and " hypervisor" in cpuinfo.read_text(encoding="utf-8")
+    machine = platform.machine().replace("_", "-")
+    return f"{os.cpu_count()} {'virtual ' if virtual else ''}{machine} cores"

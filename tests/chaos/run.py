@@ -135,7 +135,7 @@ class _Run:
     async def _through(self, kafka: ProxiedKafka, minutes: float) -> Report:
         direct = kafka.kafka.bootstrap_servers
         partitions = 2 * self._workers
-        await _make_topics(direct, partitions)
+        await make_topics(direct, partitions, NODES)
         lane = Lane.of(kafka.bootstrap_servers, TICKS, RESULTS, DEAD_LETTER)
         config = lane.config.model_copy(update=LIMITS)
         at_brokers = config.model_copy(update={"bootstrap_servers": direct})
@@ -251,11 +251,12 @@ class _Run:
         return Random(f"{self._seed}/{purpose}")
 
 
-async def _make_topics(bootstrap_servers: str, partitions: int) -> None:
+async def make_topics(bootstrap_servers: str, partitions: int, replicas: int) -> None:
+    """Create the topics of ticks, with so many partitions, results and dead letters."""
     await create_topics(
         AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers),
         {TICKS: partitions, RESULTS: NODES, DEAD_LETTER: 1},
-        replication_factor=NODES,
-        configs={"min.insync.replicas": "2"},
+        replication_factor=replicas,
+        configs={"min.insync.replicas": str((replicas + 1) // 2)},
         timeout_s=60,
     )
