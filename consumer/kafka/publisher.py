@@ -135,7 +135,7 @@ class TransactionalPublisher:
         if producer is None:
             raise RuntimeError("the publisher is not started")
         async with asyncio.timeout(timeout_s):
-            await producer.begin_transaction()
+            await _begin_transaction(producer)
             await deliver(producer, records)
             offset = OffsetAndMetadata(point.offset, point.metadata)
             await producer.send_offsets_to_transaction(
@@ -157,7 +157,7 @@ class TransactionalPublisher:
         log. The abort takes it back: nothing is changed.
         """
         fenced_by = _coordinator(producer, CoordinationType.TRANSACTION)
-        await producer.begin_transaction()
+        await _begin_transaction(producer)
         await producer.send_offsets_to_transaction(
             {self._partition: OffsetAndMetadata(0, "")}, self._config.group_id
         )
@@ -221,6 +221,21 @@ async def deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord])
     for answer in answers:
         if isinstance(answer, BaseException):
             raise answer
+
+
+async def _begin_transaction(producer: AIOKafkaProducer) -> None:
+    """Begin a transaction, whose failure is raised by our calls and not logged by asyncio as well.
+
+    aiokafka also gives the error to whoever waits for the transaction's end, and that is nobody
+    where it fails before its commit.
+    """
+    await producer.begin_transaction()
+    producer._txn_manager.wait_for_transaction_end().add_done_callback(_retrieve)
+
+
+def _retrieve(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _coordinator(producer: AIOKafkaProducer, kind: CoordinationType) -> int:

@@ -24,6 +24,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord
 
+from vortex.errors import one_line
+
 MAX_FETCH_BYTES = 1024 * 1024
 MAX_REASON_CHARS = 200
 
@@ -130,7 +132,7 @@ def _parse(
 
 def describe(error: Exception) -> str:
     """Say in one short line what an error is."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_CHARS]
+    return f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARS]
 
 
 class _TolerantRecords(_MemoryRecordsPy):  # type: ignore[misc] # declared final

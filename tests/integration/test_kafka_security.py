@@ -6,8 +6,8 @@ import asyncio
 import json
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +109,34 @@ async def test_commands_serve_a_tick_through_tls_and_scram_and_log_no_password(
     assert PASSWORD not in shown.stdout + log.read_text(encoding="utf-8")
 
 
+@asynccontextmanager
+async def renewed_token(secured: SecuredKafka, lifetime_s: float) -> AsyncIterator[None]:
+    """Renew the token long before it ends, however long the steps of the test take."""
+
+    async def renew() -> None:
+        while True:
+            secured.secret("token", token("admin", lifetime_s))
+            await asyncio.sleep(lifetime_s / 10)
+
+    secured.secret("token", token("admin", lifetime_s))
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+
+
 async def test_token_that_is_renewed_in_its_file_is_used_when_the_old_one_ends(
     secured: SecuredKafka,
 ) -> None:
     lane = Lane(secured.config((await open_lane(secured)).config, "OAUTH"))
     lifetime_s = REAUTHENTICATE_MS / 1000 + 2
     emitted = []
-    async with lane.worker(ScriptedEngine(), "a"):
+    async with renewed_token(secured, lifetime_s), lane.worker(ScriptedEngine(), "a"):
         for slot_id in range(4):  # the broker closes each connection that outlives its login
-            secured.secret("token", token("admin", lifetime_s))
             emitted += await lane.emit([tick(slot_id)])
             await lane.outcomes(slot_id + 1, settle_s=0.0)
             await asyncio.sleep(REAUTHENTICATE_MS / 1000)
-        secured.secret("token", token("admin", lifetime_s))
         results = await lane.outcomes(4)
     assert_one_outcome_each(results, emitted)
     assert slots(results, "slot-complete") == {0, 1, 2, 3}

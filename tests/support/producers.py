@@ -11,6 +11,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
@@ -45,6 +46,7 @@ class Producer:
         self.started = self.stopped = self.closed = False
         self._sender = SimpleNamespace(_coordinators={})
         self.client = SimpleNamespace(send=self._read, close=self._close)
+        self._txn_manager = TransactionManager(transactional_id, 60_000)
         self._open = False
         self._records: list[tuple[str, bytes | None, bytes | None]] = []
         self._offsets: dict[TopicPartition, OffsetAndMetadata] = {}
@@ -55,11 +57,13 @@ class Producer:
         self.started = True
         self.brokers.owners[self.transactional_id] = self
         self._sender._coordinators[CoordinationType.TRANSACTION] = TRANSACTIONS_AT
+        self._txn_manager.set_pid_and_epoch(1, 0)
 
     async def begin_transaction(self) -> None:
         await self._call("begin")
         assert self.started
         assert not self._open, "the last transaction is still open"
+        self._txn_manager.begin_transaction()
         self._open, self._records, self._offsets = True, [], {}
 
     async def send(
@@ -95,6 +99,8 @@ class Producer:
         await self._call("commit")
         assert self._open, "nothing to commit"
         self._fail_if_fenced()
+        self._txn_manager.committing_transaction()
+        self._txn_manager.complete_transaction()
         self._open = False
         # As aiokafka: a delivery that failed does not make the commit fail.
         kept = (r for i, r in enumerate(self._records) if i not in self.brokers.refused)
@@ -104,6 +110,8 @@ class Producer:
     async def abort_transaction(self) -> None:
         await self._call("abort")
         assert self._open, "nothing to abort"
+        self._txn_manager.aborting_transaction()
+        self._txn_manager.complete_transaction()
         self._open = False
 
     async def stop(self) -> None:

@@ -23,7 +23,7 @@ from schemas import MAX_TICK_BYTES, MissReason, SlotTick, WorkerInfo, parse_outc
 from tests.support.engines import ScriptedEngine
 from tests.support.hostile_ticks import hostile_records
 from tests.support.jobs import record, tick_json
-from tests.support.scaling import cpu_s
+from tests.support.scaling import ROUNDS, cpu_s
 
 # Times of json.loads for the same bytes, or for a plain tick of this size. Nested arrays where a
 # number belongs take 6 to 10: pydantic makes them an object for its error. Without a limit, lists
@@ -160,7 +160,15 @@ def reading(value: bytes) -> str | None:
     return None
 
 
-def cost(value: bytes) -> float:
+def assert_costs_what_parsing_costs(value: bytes) -> None:
+    """Check it, with more rounds where a busy machine disturbed the first: it can only add time."""
+    times = cost(value, ROUNDS)
+    if times >= MOST:
+        times = cost(value, 10 * ROUNDS)
+    assert times < MOST
+
+
+def cost(value: bytes, rounds: int) -> float:
     """Return the time that reading takes, in times of parsing."""
 
     def parse() -> None:
@@ -168,14 +176,13 @@ def cost(value: bytes) -> float:
             json.loads(value)
 
     plain = plain_tick()
-    return cpu_s(lambda: reading(value)) / max(cpu_s(parse), cpu_s(lambda: json.loads(plain)))
+    parsing_s = max(cpu_s(parse, rounds), cpu_s(lambda: json.loads(plain), rounds))
+    return cpu_s(lambda: reading(value), rounds) / parsing_s
 
 
 @pytest.mark.parametrize(("field", "shape"), KINDS)
 def test_reading_costs_what_parsing_costs(field: str, shape: str) -> None:
-    value = filled(SHAPES[shape], FIELDS[field])
-    times = cost(value)
-    assert times < MOST
+    assert_costs_what_parsing_costs(filled(SHAPES[shape], FIELDS[field]))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +200,7 @@ def test_reading_costs_what_parsing_costs(field: str, shape: str) -> None:
 )
 def test_refusing_what_is_no_tick_at_all_costs_what_parsing_costs(value: bytes) -> None:
     assert reading(value) is not None
-    times = cost(value)
-    assert times < MOST
+    assert_costs_what_parsing_costs(value)
 
 
 def test_sixty_in_a_row_cost_what_parsing_them_costs() -> None:

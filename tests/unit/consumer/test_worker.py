@@ -130,6 +130,16 @@ async def test_work_on_a_partition_that_went_to_another_worker_is_dropped(
     assert cluster.committed(0) is None
 
 
+async def test_nothing_is_accepted_between_revocation_and_assignment(cluster: Cluster) -> None:
+    async with cluster.worker(ScriptedEngine(), 0) as worker:
+        assigned = cluster.consumer.assignment()
+        cluster.consumer.listener.on_partitions_revoked(assigned)
+        cluster.emit([0])
+        assert not worker.accepting
+        cluster.consumer.listener.on_partitions_assigned(assigned)
+        await until(lambda: cluster.answered() == [0], TIMEOUT_S)
+
+
 async def test_error_of_ours_in_a_rebalance_ends_the_worker(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +168,15 @@ async def test_polls_that_fail_are_repeated_and_lose_nothing(
         await until(lambda: len(cluster.answered()) == 5, TIMEOUT_S)
     assert cluster.consumer.poll_errors == []
     assert cluster.answered() == list(range(5))
+
+
+async def test_claim_ends_a_poll_that_waits_for_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.kafka.reader.WAIT_MS", 2000 * TIMEOUT_S)
+    cluster.emit([0])
+    async with cluster.worker(ScriptedEngine(), 0):
+        await until(lambda: cluster.answered() == [0], TIMEOUT_S)
 
 
 async def test_full_queue_pauses_every_partition_until_it_is_half_empty(cluster: Cluster) -> None:

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 WEIGHTS = shipped_weights()
 
 
-SAMPLE = (10, 2)
+SAMPLE = (10, 1)
 WHOLE = (evaluate.PROMPTS, evaluate.FACES)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -108,6 +110,27 @@ async def test_claim_during_which_a_coordinator_is_lost_is_stale(
     with pytest.raises(StaleClaimError, match=f"{kind.name.lower()} coordinator changed"):
         # The fence is noted before the barrier begins.
         await ground.publisher().start(TIMEOUT_S)
+
+
+async def test_error_of_a_transaction_that_never_ends_is_not_logged_by_asyncio_as_well(
+    ground: MemoryGround,
+) -> None:
+    def fail(producer: Producer) -> None:
+        error = KafkaError("a broker died")
+        producer._txn_manager.fatal_error(error)
+        raise error
+
+    unretrieved: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, each: unretrieved.append(each))
+    ground.brokers.before["offsets"] = fail
+    publisher = ground.publisher()
+    with pytest.raises(KafkaError, match="a broker died"):
+        await publisher.start(TIMEOUT_S)
+    await publisher.stop()
+    ground.producers.clear()
+    ground.brokers.owners.clear()
+    gc.collect()
+    assert unretrieved == []
 
 
 async def test_answer_of_a_broker_that_is_not_the_coordinator_is_refused(
