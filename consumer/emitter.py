@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from consumer.config import KafkaConfig
-from consumer.kafka.access import PRODUCER, ask_for_access
+from consumer.kafka.access import PRODUCER, ask_for_access, require_topics
 from consumer.kafka.clients import connecting, make_plain_producer
 from consumer.telemetry import propagation, semconv
 from schemas import SlotTick
@@ -42,11 +42,13 @@ class TickEmitter:
         """Connect.
 
         Raises:
-            KafkaUnreachableError: no broker answers, or ticks may not be written.
+            KafkaUnreachableError: no broker answers, the topic does not exist, or it may not
+                be written.
         """
         try:
             # First, since a producer that may write nowhere is refused in words that do not say so.
-            await ask_for_access(self._config, PRODUCER, client_id=CLIENT_ID)
+            missing = await ask_for_access(self._config, PRODUCER, client_id=CLIENT_ID)
+            require_topics(self._config, missing)
             with connecting():
                 await self._producer.start()
         except BaseException:

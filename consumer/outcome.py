@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry import trace
+from opentelemetry.trace import StatusCode
+
 from consumer.engine.base import EngineResult, SlotMade, SlotNotMade
 from consumer.job import Decision, Job
 from consumer.telemetry import semconv
+from consumer.telemetry.redaction import shorten
 from schemas import (
     Breakdown,
     DeadlineMissed,
@@ -21,6 +26,8 @@ from schemas import (
 from vortex.utils.clock import now_s
 
 MAX_DETAIL_CHARS = 1000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,11 @@ class OutcomeWriter:
                 **common, reason=result.reason, stage=result.stage, detail=detail
             )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
+            job.span.set_attribute(semconv.ERROR_TYPE, event.reason.value)
+            job.span.set_status(StatusCode.ERROR, shorten(event.detail))
         job.span.set_attribute(semconv.SLOT_OUTCOME, event.type)
         job.span.set_attribute(semconv.SLOT_DEADLINE_SLACK_MS, event.slack_ms)
+        _log(job, event)
         return Decision(
             key=job.key,
             topic=self.topic,
@@ -109,3 +119,20 @@ class OutcomeWriter:
             "content-type": "application/json",
         }
         return [(name, value.encode()) for name, value in headers.items()]
+
+
+def _log(job: Job, event: SlotComplete | DeadlineMissed) -> None:
+    """Write the one line of this outcome, under the tick's trace."""
+    fields: dict[str, Any] = {
+        "slot_id": event.slot_id,
+        "channel": event.channel,
+        **job.key._asdict(),
+        "slack_ms": event.slack_ms,
+        "total_ms": event.breakdown.total_ms,
+    }
+    with trace.use_span(job.span):
+        if isinstance(event, SlotComplete):
+            logger.info("Slot complete", extra=fields)
+            return
+        why = {"reason": event.reason.value, "stage": event.stage, "detail": shorten(event.detail)}
+        logger.warning("Deadline missed", extra=fields | why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -9,12 +10,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 
 from consumer.config import KafkaConfig
-from consumer.kafka.access import WATCHER, ask_for_access
+from consumer.kafka.access import WATCHER, ask_for_access, require_topics
 from consumer.kafka.clients import connecting, make_reader
 from schemas import DeadlineMissed, SlotComplete, TickSource, parse_outcome
 
 CLIENT_ID = "vortex-watch"
 POLL_TIMEOUT_MS = 250
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ async def read_results(config: KafkaConfig, *, from_start: bool) -> AsyncGenerat
     """
     topics = config.topics
     # Before the reader starts: it would wait for topics that it may not see.
-    await ask_for_access(config, WATCHER, client_id=CLIENT_ID)
+    require_topics(config, await ask_for_access(config, WATCHER, client_id=CLIENT_ID))
     reader = make_reader(config, topics.results, topics.dead_letter, client_id=CLIENT_ID)
     try:
         with connecting():
             await reader.start()
         if not from_start:
-            await reader.seek_to_end()
+            await _seek_to_end(reader)
         yield None  # from here on nothing is missed
         while True:
             async for result in _poll(reader, topics.dead_letter):
@@ -58,13 +61,29 @@ async def read_results(config: KafkaConfig, *, from_start: bool) -> AsyncGenerat
         await reader.stop()
 
 
+async def _seek_to_end(reader: AIOKafkaConsumer) -> None:
+    """Skip what is there; a reader that still looks for its first position would return to it."""
+    ends = await reader.end_offsets(reader.assignment())
+    for partition, end in ends.items():
+        await reader.position(partition)
+        reader.seek(partition, end)
+
+
 async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Result]:
     fetched = await reader.getmany(timeout_ms=POLL_TIMEOUT_MS)
     for records in fetched.values():
         for record in records:
-            yield (
-                _dead_letter(record) if record.topic == dead_letter else parse_outcome(record.value)
-            )
+            try:
+                result = (
+                    _dead_letter(record)
+                    if record.topic == dead_letter
+                    else parse_outcome(record.value)
+                )
+            except ValueError:
+                at = f"{record.topic}/{record.partition} at offset {record.offset}"
+                logger.warning("Left out: the record in %s is not an outcome of version 1", at)
+                continue
+            yield result
 
 
 def _dead_letter(record: ConsumerRecord) -> DeadLetter:

@@ -242,7 +242,6 @@ class Worker:
                 self._accept(record, arrival, context)
 
     def _accept(self, record: ConsumerRecord, arrival: Arrival, parent: Context) -> None:
-        key = TickKey(record.topic, record.partition, record.offset)
         span = tracer.start_span(
             f"process {self._topic}",
             context=parent,
@@ -259,6 +258,14 @@ class Worker:
             ),
         )
         context = trace.set_span_in_context(span, parent)
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            self._take(record, arrival, span, context)
+
+    def _take(
+        self, record: ConsumerRecord, arrival: Arrival, span: trace.Span, context: Context
+    ) -> None:
+        """Submit the tick that a record holds, or put the record aside; the span is current."""
+        key = TickKey(record.topic, record.partition, record.offset)
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
         try:
             tick = read_tick(record, self._trusted)

@@ -43,6 +43,9 @@ class SlotTick(ContractModel):
     slot_id: SlotId
     """Number of the slot in its channel; the key of the outcome, and best of the tick's record too.
 
+    JavaScript's numbers are exact up to 9007199254740991 only (2^53 - 1): stay below it where
+    readers use JSON.parse, or have them read BigInt.
+
     A worker may be told to take the same channel and slot again, within a window and in the same
     partition, for a tick that was sent twice: its outcome is then a dead letter.
     """

@@ -227,12 +227,22 @@ def _read_environment(model: type[VortexConfig]) -> dict[str, Any]:
 def _check_environment(sections: Set[str]) -> None:
     for variable in os.environ:
         if not variable.upper().startswith(ENV_PREFIX):
+            _refuse_lone_underscore(variable, sections)
             continue
         section = variable[len(ENV_PREFIX) :].split("__")[0].lower()
         if section not in sections:
             raise ConfigError(
                 f"{variable}: there is no section '{section}'; {_known(section, sections)}"
             )
+
+
+def _refuse_lone_underscore(variable: str, sections: Set[str]) -> None:
+    """Raise `ConfigError` for a variable such as VORTEX_KAFKA__GROUP_ID, which would be ignored."""
+    rest = variable.upper().removeprefix(ENV_PREFIX[:-1])
+    if rest != variable.upper() and rest.split("__")[0].lower() in sections:
+        raise ConfigError(
+            f"{variable}: would be ignored; did you mean {ENV_PREFIX}{rest}, with two underscores?"
+        )
 
 
 def _describe(error: ValidationError, model: type[VortexConfig]) -> str:

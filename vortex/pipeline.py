@@ -67,7 +67,7 @@ class GenerationResult:
     """float32 `[512]`, unit length."""
     verification: DualClipResult
     breakdown: GenerationBreakdown
-    slot_id: int
+    slot_id: int | None
     seed: int
     fps: int
     sample_rate_hz: int
@@ -155,9 +155,11 @@ class VortexPipeline:
         )
 
     async def generate_slot(
-        self, recipe: Recipe | Mapping[str, Any], slot_id: int
+        self, recipe: Recipe | Mapping[str, Any], slot_id: int | None
     ) -> GenerationResult:
         """Make one slot, however long it takes: the scheduler's way without limits or deadline.
+
+        A warm-up has no slot id.
 
         Raises:
             InvalidRecipeError: the recipe asks for what this worker cannot make.
@@ -184,9 +186,9 @@ class VortexPipeline:
         Logs the most memory that tensors on the GPU held at once.
         """
         if self.device.type != "cuda":
-            return await self.generate_slot(WARM_UP_RECIPE, slot_id=0)
+            return await self.generate_slot(WARM_UP_RECIPE, slot_id=None)
         torch.cuda.reset_peak_memory_stats(self.device)
-        made = await self.generate_slot(WARM_UP_RECIPE, slot_id=0)
+        made = await self.generate_slot(WARM_UP_RECIPE, slot_id=None)
         logger.info(
             "Warmed up",
             extra={

@@ -66,7 +66,7 @@ class SlotContext:
     """
 
     recipe: Recipe
-    slot_id: int
+    slot_id: int | None
     seed: int
     """Decides every random choice of the slot."""
     sink: MediaSink | None = None
@@ -120,7 +120,7 @@ def as_recipe(recipe: Recipe | Mapping[str, Any]) -> Recipe:
         raise InvalidRecipeError(f"recipe: {describe_validation_error(error)}") from error
 
 
-def slot_seed(recipe: Recipe, slot_id: int, channel: str = "main") -> int:
+def slot_seed(recipe: Recipe, slot_id: int | None, channel: str = "main") -> int:
     """Return the recipe's seed, or one derived from channel and slot id.
 
     Derived, so that a slot made again after a crash is the same slot.

@@ -37,6 +37,10 @@ class StoredArtifact:
     sha256: str
 
 
+PROBE_BYTES = 64 * 1024
+"""Written to prove that the store has room: a full disk still takes empty files."""
+
+
 class ArtifactStore:
     """Stores each slot's video as `{channel}/{slot_id}-{sha256}.mp4`, whole or not at all.
 
@@ -155,8 +159,11 @@ class ArtifactStore:
 
         def write_and_remove() -> None:
             self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(probe, b"")
-            self._fs.rm_file(probe)
+            try:
+                self._fs.pipe_file(probe, bytes(PROBE_BYTES))
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(probe)
 
         self._attempt(write_and_remove)
 

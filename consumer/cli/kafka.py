@@ -26,7 +26,9 @@ DirectoryOption = Annotated[
 @app.command()
 def start(
     directory: DirectoryOption = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 9092,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; default: 9092.")
+    ] = None,
 ) -> None:
     """Start a broker on 127.0.0.1 that outlives this command, unless it is already running.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json as json_module
 import time
 from contextlib import aclosing
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from consumer.cli.common import EXIT_NOT_AS_IT_SHOULD, ConfigOption, console, load_config
 from consumer.config import KafkaConfig
@@ -61,16 +63,21 @@ def describe(result: Result) -> str:
     """Return one line for people, with rich's markup."""
     if isinstance(result, DeadLetter):
         at = result.source
-        where = f"{at.topic}\\[{at.partition}]@{at.offset}"
-        return f"[red]dead letter[/]      {where}  {result.reason}"
+        where = escape(f"{at.topic}[{at.partition}]@{at.offset}")
+        return f"[red]dead letter[/]      {where}  {escape(result.reason)}"
     slot = f"{result.channel}/{result.slot_id}"
     if isinstance(result, SlotComplete):
         slack = f"{result.slack_ms / 1000:.1f} s early"
-        return f"[green]slot-complete[/]    {slot}  {slack}  {result.artifact.uri}"
-    return f"[yellow]deadline-missed[/]  {slot}  {result.reason.value}: {result.detail}"
+        return f"[green]slot-complete[/]    {slot}  {slack}  {escape(result.artifact.uri)}"
+    return f"[yellow]deadline-missed[/]  {slot}  {result.reason.value}: {escape(result.detail)}"
 
 
 def _as_json(result: Result) -> str:
     if isinstance(result, DeadLetter):
-        return f'{{"type":"dead-letter","source":{result.source.model_dump_json()}}}'
+        letter = {
+            "type": "dead-letter",
+            "source": result.source.model_dump(mode="json"),
+            "reason": result.reason,
+        }
+        return json_module.dumps(letter)
     return outcome_json(result).decode()

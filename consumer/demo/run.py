@@ -15,7 +15,7 @@ from consumer.engine.make import make_engine
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
 from consumer.results import read_results
-from consumer.worker import OnProgress, Worker
+from consumer.worker import OnProgress, Worker, WorkerStartError
 from schemas import SlotTick
 
 READY_TIMEOUT_S = 120.0
@@ -30,8 +30,7 @@ async def running_worker(
     """Create the topics, and run a worker that accepts ticks; it is stopped at the end.
 
     Raises:
-        WorkerStartError, EngineStartError: as the worker does.
-        TimeoutError: it was not ready within two minutes.
+        WorkerStartError, EngineStartError: as the worker does, or not ready in two minutes.
     """
     topics = settings.kafka.topics
     await create_topics(
@@ -43,15 +42,26 @@ async def running_worker(
     )
     running = asyncio.create_task(worker.run())
     try:
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while not worker.accepting and not running.done():
-                await asyncio.sleep(0.05)
+        await _until_it_accepts(worker, running)
         if running.done():
             await running  # raises what ended it
         yield running
     finally:
         worker.request_stop()
         await running
+
+
+async def _until_it_accepts(worker: Worker, running: asyncio.Task[None]) -> None:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not worker.accepting and not running.done():
+                await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        waits = "; ".join(f"{name} {why}" for name, why in worker.readiness().items() if why)
+        raise WorkerStartError(
+            f"the worker was not ready within {READY_TIMEOUT_S:g} s ({waits or 'no reason known'});"
+            " the log in the output directory says what it did"
+        ) from error
 
 
 async def emit(settings: WorkerConfig, board: Board) -> None:

@@ -26,6 +26,7 @@ from consumer.embedded_kafka.jars import EmbeddedKafkaError, require_packages
 if TYPE_CHECKING:
     import psutil  # type: ignore[import-untyped] # it publishes no types
 
+DEFAULT_PORT = 9092
 _LOCK_TIMEOUT_S = 120.0
 _START_TIME_TOLERANCE_S = 2.0
 """How far apart two readings of one process's start time may be, the wall clock being adjusted."""
@@ -45,14 +46,16 @@ class LocalBroker:
 
 
 def start_local(
-    directory: Path, port: int = 9092, progress: Callable[[str], None] = lambda _: None
+    directory: Path, port: int | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> LocalBroker:
     """Start a broker on the loopback `port` with its data below `directory`, or find it running.
 
-    Blocks until the broker answers. One that runs already is returned as it is, whatever its port.
+    Blocks until the broker answers. One that runs already is returned as it is.
+    Without a `port` that is 9092, or whichever the running one has.
 
     Raises:
-        EmbeddedKafkaError: the broker cannot be started, for instance since the port is taken.
+        EmbeddedKafkaError: the broker cannot be started, for instance since the port is taken, or
+            since one runs already at another port than the one asked for.
     """
     require_packages("filelock", "psutil")
     from filelock import FileLock, Timeout
@@ -61,7 +64,16 @@ def start_local(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / "lock", timeout=_LOCK_TIMEOUT_S):
-            return local_status(directory) or _start(directory, port, progress)
+            running = local_status(directory)
+            if running is None:
+                return _start(directory, port or DEFAULT_PORT, progress)
+            if port is not None and not running.bootstrap_servers.endswith(f":{port}"):
+                raise EmbeddedKafkaError(
+                    f"--port {port}: the broker of {directory} runs already, at"
+                    f" {running.bootstrap_servers}; stop it first with `vortex kafka stop`, or give"
+                    " another --directory"
+                )
+            return running
     except Timeout as error:
         raise EmbeddedKafkaError(f"another process is starting Kafka in {directory}") from error
     except OSError as error:

@@ -106,8 +106,9 @@ class SlotMaker:
         from vortex.pipeline import WARM_UP_RECIPE
 
         try:
-            cold = await self._pipeline.warm_up()
-            warm = await self.scheduler.execute(WARM_UP_RECIPE, slot_id=0, deadline=math.inf)
+            with tracer.start_as_current_span("engine.warm_up"):
+                cold = await self._pipeline.warm_up()
+                warm = await self.scheduler.execute(WARM_UP_RECIPE, slot_id=None, deadline=math.inf)
         except Exception as error:
             raise EngineStartError(f"the warm-up slot failed: {error}") from error
         logger.info(

@@ -103,6 +103,15 @@ async def ask_for_access(config: KafkaConfig, role: Role, *, client_id: str) -> 
         await admin.close()
 
 
+def require_topics(config: KafkaConfig, missing: list[str]) -> None:
+    """Raise `KafkaUnreachableError` if any topics are missing."""
+    if missing:
+        raise KafkaUnreachableError(
+            f"Kafka at {config.bootstrap_servers} has no topic {', '.join(missing)};"
+            " create it with `vortex kafka create-topics`"
+        )
+
+
 async def _check_topics(
     client: AIOKafkaClient, config: KafkaConfig, role: Role
 ) -> tuple[list[Right], list[str]]:

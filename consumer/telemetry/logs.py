@@ -6,12 +6,14 @@ is bound once with `structlog.contextvars.bind_contextvars(slot_id=..., topic=..
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
 from typing import Literal, TextIO
 
 import structlog
+from aiokafka.errors import KafkaError
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -62,7 +64,7 @@ def configure_logging(
         ValueError: the level or the format is unknown.
     """
     stream = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(_formatter(format, stream))
     handler.addFilter(_is_worth_a_line)
@@ -74,6 +76,34 @@ def configure_logging(
     root.addHandler(handler)
     _quieten_libraries(root.level)
     logging.captureWarnings(capture=True)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes at WARNING what aiokafka calls an error though it is tried again."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _is_tried_again(record):
+            super().emit(record)
+        elif logging.getLogger().level <= logging.WARNING:
+            lowered = copy.copy(record)
+            lowered.levelno, lowered.levelname = logging.WARNING, "WARNING"
+            super().emit(lowered)
+
+
+def _is_tried_again(record: logging.LogRecord) -> bool:
+    """Tell whether a line is about a broker that is dead, or not ready yet.
+
+    It then names an error that Kafka calls retriable, or one of a connection. Lines with a stack
+    trace, about other errors or about none stay what they are.
+    """
+    if record.levelno != logging.ERROR or not record.name.startswith("aiokafka"):
+        return False
+    if record.exc_info or not isinstance(record.args, tuple):
+        return False
+    return any(
+        each.retriable if isinstance(each, KafkaError) else isinstance(each, OSError)
+        for each in record.args
+    )
 
 
 def _quieten_libraries(level: int) -> None:

@@ -37,6 +37,7 @@ from opentelemetry.sdk.trace.export import (
 from consumer.telemetry.redaction import shorten
 from consumer.telemetry.semconv import SCHEMA_URL, SERVICE_NAME, SERVICE_VERSION
 from consumer.telemetry.trace_file import FileSpanExporter
+from vortex.config import ConfigError
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def configure_tracing(
         exporter_from_environment: False ignores OTEL_TRACES_EXPORTER.
 
     Raises:
-        ValueError: an exporter or OTLP protocol is asked for that we do not have, or `file`
+        ConfigError: an exporter or OTLP protocol is asked for that we do not have, or `file`
             without a path.
         OSError: the trace file cannot be written.
     """
@@ -142,10 +143,10 @@ def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExpor
                 yield OutageReportingExporter(_console_exporter(), name)
             case "file":
                 if settings.file is None:
-                    raise ValueError("telemetry.file: the exporter 'file' needs a path")
+                    raise ConfigError("telemetry.file: the exporter 'file' needs a path")
                 yield OutageReportingExporter(FileSpanExporter(settings.file), name)
             case _:
-                raise ValueError(
+                raise ConfigError(
                     f"telemetry.exporter or {_TRACES_EXPORTER}: {name!r} is not one of "
                     "'none', 'otlp', 'console', 'file'"
                 )
@@ -157,7 +158,7 @@ def _otlp_exporter() -> SpanExporter:
         if protocol == _OTLP_PROTOCOL:
             break
         if protocol:
-            raise ValueError(f"{variable}: {protocol!r} is not supported, only {_OTLP_PROTOCOL!r}")
+            raise ConfigError(f"{variable}: {protocol!r} is not supported, only {_OTLP_PROTOCOL!r}")
     logging.getLogger(OTLPSpanExporter.__module__).addFilter(_collect_report)
     return OTLPSpanExporter()
 

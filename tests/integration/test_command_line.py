@@ -204,3 +204,24 @@ def test_demo_with_a_voice_that_is_not_there_names_those_that_are(
     said = complaint(done, exit_code=2)
     assert said.startswith("--voice of_nobody is not among the models' voices: default, ")
     assert "jm_kumo" in said
+
+
+def test_port_that_cannot_be_is_refused_as_an_option(tmp_path: Path) -> None:
+    done = vortex("kafka", "start", "--port", "22222222", "--directory", str(tmp_path))
+    assert done.returncode == 2
+    assert "22222222 is not in the range" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_TRACES_EXPORTER", "jaeger"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+)
+@pytest.mark.parametrize("command", ["run", "tick"])
+def test_trace_exporter_that_we_do_not_have_is_one_line(
+    command: str, variable: str, value: str
+) -> None:
+    variables = {"VORTEX__TELEMETRY__EXPORTER": "otlp", variable: value}
+    said = complaint(vortex(command, **variables), exit_code=2)
+    assert variable in said
+    assert repr(value) in said

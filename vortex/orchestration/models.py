@@ -29,7 +29,7 @@ class GenerationBreakdown:
 class SlotMetadata:
     """When the slot was made; times are `time.monotonic()` seconds."""
 
-    slot_id: int
+    slot_id: int | None
     start_time: float
     end_time: float
     deadline: float

@@ -139,7 +139,7 @@ class SlotScheduler:
     async def execute(
         self,
         recipe: Recipe | Mapping[str, Any],
-        slot_id: int,
+        slot_id: int | None,
         deadline: float | None = None,
         *,
         slot: SlotContext | None = None,
@@ -149,7 +149,7 @@ class SlotScheduler:
         Args:
             recipe: a `Recipe`, or a mapping with `audio_track`, `visual_track` and optionally
                 `slot_params`, `semantic_constraints` and `seed`.
-            slot_id: the slot's number.
+            slot_id: the slot's number; None for a warm-up.
             deadline: `time.monotonic()` seconds; None is 45 s from now, `math.inf` is none.
             slot: a context of the caller's own, to follow progress and to take frames as they are
                 made. Its `stage` and `breakdown` are also right after an error.
@@ -207,7 +207,9 @@ class SlotScheduler:
             deadline_met=ended <= deadline,
             verification=verification,
         )
-        logger.info(
+        # With a sink, the slot is complete only once what it holds is stored.
+        logger.log(
+            logging.INFO if slot.sink is None else logging.DEBUG,
             "Slot generation complete",
             extra={
                 **fields,
@@ -403,7 +405,9 @@ class _SlotRun:
             self._estimate.finished(stage, clock() - attempt_started)
             return result
 
-        about: dict[str, str | int] = {"slot.id": self._slot.slot_id, "slot.stage": stage}
+        about: dict[str, str | int] = {"slot.stage": stage}
+        if self._slot.slot_id is not None:
+            about["slot.id"] = self._slot.slot_id
         with self._slot.step(stage, clock), _span(f"slot.{stage}", about):
             return await self._scheduler._with_retry(
                 measured_attempt, self._scheduler.retry_policy[stage], stage

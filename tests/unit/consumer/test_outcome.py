@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -181,3 +182,28 @@ def test_span_says_what_became_of_the_tick() -> None:
     assert attributes[semconv.SLOT_REASON] == "failed"
     assert attributes[semconv.SLOT_DEADLINE_SLACK_MS] == 32_000.0
     assert slot.span.end_time is None  # it ends when the decision is published
+
+
+@pytest.mark.usefixtures("clock")
+def test_missed_span_is_an_error_of_the_type_of_its_reason() -> None:
+    slot = waiting()
+    WRITER.write(slot, FAILED, ARRIVED_S + 2.5)
+    span = slot.span
+    assert isinstance(span, ReadableSpan)
+    assert not span.status.is_ok
+    assert span.attributes is not None
+    assert span.attributes[semconv.ERROR_TYPE] == "failed"
+
+
+@pytest.mark.usefixtures("clock")
+def test_each_outcome_is_one_log_line_and_a_miss_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    made, lost = waiting(1), waiting(2)
+    WRITER.write(made, made_of(made), ARRIVED_S + 2.5)
+    WRITER.write(lost, FAILED, ARRIVED_S + 2.5)
+    first, second = (vars(record) for record in caplog.records)
+    assert (first["levelname"], first["slot_id"], first["slack_ms"]) == ("INFO", 1, 32_000.0)
+    assert (second["levelname"], second["slot_id"], second["slack_ms"]) == ("WARNING", 2, 32_000.0)
+    assert (second["reason"], second["stage"]) == ("failed", Stage.VIDEO)

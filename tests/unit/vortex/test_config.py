@@ -372,3 +372,11 @@ def test_stage_timeouts_fit_into_a_slot() -> None:
     limits = orchestration.timeouts
     longest_s = max(limits.audio_s, limits.image_s) + limits.video_s + limits.clip_s
     assert longest_s + orchestration.deadline_buffer_s <= SLOT_S
+
+
+def test_variable_with_one_underscore_is_not_ignored_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VORTEX_KAFKA__GROUP_ID", "mine")
+    with pytest.raises(ConfigError, match="did you mean VORTEX__KAFKA__GROUP_ID"):
+        WorkerConfig.load()

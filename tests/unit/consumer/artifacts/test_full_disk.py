@@ -6,9 +6,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 from consumer.artifacts.encoder import SlotEncoder
-from consumer.artifacts.errors import ArtifactError
+from consumer.artifacts.errors import ArtifactError, ArtifactStoreError
+from consumer.artifacts.store import ArtifactStore
 from tests.support.small_disk import small_disk
 
 NOISE = np.random.default_rng(7).integers(0, 255, (24, 64, 64, 3), dtype=np.uint8)
@@ -50,3 +52,15 @@ def test_wherever_the_disk_fills_up_the_video_is_whole_or_there_is_none(tmp_path
                 failed += 1
             disk.free()
         assert failed >= size // 4096
+
+
+def test_full_disk_does_not_count_as_writable_and_no_probe_is_left(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = ArtifactStore(str(disk.path / "slots"))
+        store.try_writing()
+        disk.fill(0)
+        with pytest.raises(ArtifactStoreError, match="No space left on device"):
+            store.try_writing()
+        assert list((disk.path / "slots").iterdir()) == []
+        disk.free()
+        store.try_writing()

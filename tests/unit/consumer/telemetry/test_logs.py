@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 import structlog
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import BaseModel, ValidationError
@@ -241,3 +246,26 @@ def test_console_shows_a_traceback_without_local_variables(stream: LogStream) ->
 def test_unknown_level_or_format_is_refused(level: str, form: Any, culprit: str) -> None:
     with pytest.raises(ValueError, match=culprit):
         configure_logging(level, form)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (GroupCoordinatorNotAvailableError(), "warning"),
+        (KafkaConnectionError("no route"), "warning"),
+        (ConnectionRefusedError("refused"), "warning"),
+        (GroupAuthorizationFailedError("group"), "error"),
+        (ValueError("a fault"), "error"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_error_of_a_kafka_client_that_is_tried_again_is_a_warning_and_no_other(
+    error: Exception, level: str, json_logs: LogStream
+) -> None:
+    logging.getLogger("aiokafka.client").error("Request failed: %s", error)
+    assert json_logs.line()["level"] == level
+
+
+def test_retriable_error_stays_an_error_in_any_other_library(json_logs: LogStream) -> None:
+    logging.getLogger("other").error("Request failed: %s", KafkaConnectionError("no route"))
+    assert json_logs.line()["level"] == "error"

@@ -20,6 +20,7 @@ from consumer.telemetry.trace_file import read_trace_file
 from consumer.telemetry.trace_tree import render_tree
 from consumer.telemetry.tracing import Tracing, configure_tracing
 from tests.support.small_disk import small_disk
+from vortex.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -220,12 +221,12 @@ def test_unsupported_choice_is_refused_by_name_and_value(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=f"{variable}.*{value}"):
+    with pytest.raises(ConfigError, match=f"{variable}.*{value}"):
         local_tracing(exporter="otlp")
 
 
 def test_file_exporter_without_a_path_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"telemetry\.file"):
+    with pytest.raises(ConfigError, match=r"telemetry\.file"):
         local_tracing(exporter="file")
 
 
