@@ -206,9 +206,7 @@ async def test_cancelled_slot_is_stopped_and_the_process_makes_the_next() -> Non
         assert isinstance(await engine.run(request("make")), SlotMade)
 
 
-async def test_of_two_slots_each_gets_its_own_result_and_one_can_be_stopped() -> (
-    None
-):
+async def test_of_two_slots_each_gets_its_own_result_and_one_can_be_stopped() -> None:
     async with started(config()) as engine:
         stopped = asyncio.create_task(engine.run(request("stop")))
         await until(lambda: any(work.attempts for work in engine._works.values()))
