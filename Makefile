@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-deadlines bench-gpu schemas wheel lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-gpu schemas wheel lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,9 @@ bench: $(READY) ## Measure our overhead, as ratios.
 
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time
+
+bench-overlap: $(READY) ## Measure what storing a slot while the next is made is worth.
+	$(BIN)/python -m tests.benchmarks.overlap
 
 bench-deadlines: $(READY) ## Measure how many slots are on time under load, against the optimum.
 	$(BIN)/python -m tests.benchmarks.deadlines

@@ -141,6 +141,7 @@ class ArtifactsConfig(Section):
         "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"
     ]
     crf: int = Field(ge=0, le=51)
+    x264_threads: int = Field(ge=1, le=64)
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
 
     @field_serializer("storage_options", when_used="json")

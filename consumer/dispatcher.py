@@ -7,6 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from opentelemetry import trace
 
@@ -37,6 +38,10 @@ MAX_STARTS = 3
 # A slot is not tried again after this many engines were lost with it.
 MAX_LOSSES_PER_SLOT = 2
 MAX_BACKOFF_S = 30.0
+# From these on, a slot needs no model any more.
+STORING = {Stage.ENCODE, Stage.STORE}
+# One that needs the models, and one that is being stored.
+MOST_AT_WORK = 2
 
 OnResult = Callable[[Job, EngineResult, float | None], None]
 OnJobStage = Callable[[Job, Stage], None]
@@ -45,8 +50,26 @@ logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 
 
+@dataclass(eq=False)
+class _Work:
+    """A slot in the making."""
+
+    job: Job
+    end_s: float
+    """When it should end, in monotonic seconds."""
+    storing: bool = False
+    """Whether it is encoded to its end and stored, and needs no model any more."""
+    decided: bool = False
+
+    def leaves_room(self, room_s: float) -> bool:
+        """Return whether the next slot may begin and not delay this one."""
+        return self.storing and self.job.deadline_s - now_s() >= room_s
+
+
 class Dispatcher:
     """Owns the waiting slots and the engine: one slot is made at a time, as the planner says.
+
+    The next one may begin while one is being stored; see `Engine.overlap_room_s`.
 
     A slot that waits is answered as soon as the plan has no room for it, at the latest when it
     could not be finished any more, also while the engine is busy or still starting.
@@ -76,21 +99,21 @@ class Dispatcher:
         self._starting: asyncio.Task[None] | None = None
         # How long the engine last took to start; not known before the first time.
         self._start_s = 0.0
-        # When it should be ready, and when the slot in the making should end.
+        # When it should be ready.
         self._ready_s = -math.inf
-        self._end_s = -math.inf
-        self._running: tuple[TickKey, asyncio.Task[None]] | None = None
-        self._undecided: Job | None = None
+        self._works: dict[asyncio.Task[None], _Work] = {}
         # Engines lost since a slot was last made, and how many of them with each slot.
         self._losses = 0
         self._losses_with: Counter[TickKey] = Counter()
+        # Whether the loss of this engine was counted: it may be told by two slots.
+        self._loss_counted = False
         self._wake = asyncio.Event()
         self._closing_at_s = math.inf
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is being made."""
-        return not self._jobs and self._running is None
+        return not self._jobs and not self._works
 
     @property
     def waiting(self) -> int:
@@ -120,8 +143,9 @@ class Dispatcher:
         job = self._jobs.pop(key, None)
         if job is not None:
             job.close()
-        if self._undecided is not None and self._undecided.key == key and self._running:
-            self._running[1].cancel()
+        for task, work in self._works.items():
+            if work.job.key == key and not work.decided:
+                task.cancel()
 
     def finish_by(self, moment_s: float) -> None:
         """Start no more slots that would not be finished by a monotonic second."""
@@ -141,6 +165,7 @@ class Dispatcher:
             began_s = now_s()
             try:
                 await self._engine.start()
+                self._loss_counted = False
                 break
             except EngineLostError as error:
                 self._losses += 1
@@ -168,10 +193,12 @@ class Dispatcher:
                 self._start_engine_if_down()
                 await self._until_something_changes(self._follow_plan())
         finally:
-            for task in self._work():
+            tasks = self._tasks()
+            for task in tasks:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            self._close_if_undecided()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for work in self._works.values():
+                _close_if_undecided(work)
             for job in self._jobs.values():
                 job.close()
             await self._engine.stop()
@@ -189,16 +216,25 @@ class Dispatcher:
             look_s = plan.look_again_s
             if plan.start is not None:
                 self._begin(self._jobs.pop(plan.start.key), now + plan.start.seconds)
-            if plan.give_up or plan.start is None or self._running is not None:
+            if plan.give_up or plan.start is None or self._busy:
                 break
         else:
             look_s = -math.inf  # there may be more
         return look_s
 
+    @property
+    def _busy(self) -> bool:
+        """Whether the slots in the making leave no room for another."""
+        works = self._works.values()
+        room_s = self._engine.overlap_room_s
+        return len(works) >= MOST_AT_WORK or not all(work.leaves_room(room_s) for work in works)
+
     def _free_s(self) -> float | None:
         """Return when the engine can begin with the next slot; None: now."""
-        if self._running is not None:
-            return self._end_s
+        if self._busy:
+            # Those that are being stored are not waited for by the one that needs the models.
+            ends_s = [work.end_s for work in self._works.values() if not work.storing]
+            return max(ends_s) if ends_s else min(work.end_s for work in self._works.values())
         return None if self._engine.ready else self._ready_s
 
     def _begin(self, job: Job, end_s: float) -> None:
@@ -208,9 +244,8 @@ class Dispatcher:
         elif end_s > self._closing_at_s:
             job.close()  # left undecided, to whoever reads the partition next
         else:
-            self._end_s = end_s
-            self._undecided = job
-            self._running = job.key, asyncio.create_task(self._make(job))
+            work = _Work(job, end_s)
+            self._works[asyncio.create_task(self._make(work))] = work
 
     def _refuse(self, job: Job, why: str, reason: MissReason = MissReason.PREDICTED) -> None:
         self._on_result(job, SlotNotMade(reason, None, why, {}), None)
@@ -229,7 +264,7 @@ class Dispatcher:
         left_s = look_s - now_s() + AFTER_LOOK_S
         try:
             done, _ = await asyncio.wait(
-                {waking, *self._work()},
+                {waking, *self._tasks()},
                 timeout=min(max(0.0, left_s), LOOK_INTERVAL_S),
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -238,30 +273,23 @@ class Dispatcher:
         for task in done - {waking}:
             if not task.cancelled():
                 task.result()
-        if self._running is not None and self._running[1] in done:
-            self._close_if_undecided()
-            self._running = None
+        for task in self._works.keys() & done:
+            _close_if_undecided(self._works.pop(task))
         if self._starting in done:
             self._starting = None
 
-    def _close_if_undecided(self) -> None:
-        """Close the slot whose work has ended without a decision."""
-        job, self._undecided = self._undecided, None
-        if job is not None:
-            job.close()
-
-    def _work(self) -> set[asyncio.Task[None]]:
-        running = None if self._running is None else self._running[1]
-        return {task for task in (self._starting, running) if task is not None}
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {*self._works, *(() if self._starting is None else (self._starting,))}
 
     # --- the engine -------------------------------------------------------------------------
 
     def _start_engine_if_down(self) -> None:
-        if not self._engine.ready and self._running is None and self._starting is None:
+        if not self._engine.ready and not self._works and self._starting is None:
             self._ready_s = self._next_ready_s()
             self._starting = asyncio.create_task(self.start())
 
-    async def _make(self, job: Job) -> None:
+    async def _make(self, work: _Work) -> None:
+        job = work.job
         started_s = now_s()
         tracer.start_span(
             "slot.queue",
@@ -270,20 +298,22 @@ class Dispatcher:
             attributes={semconv.SLOT_ID: job.tick.slot_id},
         ).end()
         try:
-            result = await self._engine.run(_request(job), lambda stage: self._on_stage(job, stage))
+            result = await self._engine.run(
+                _request(job), lambda stage: self._note_stage(work, stage)
+            )
         except EngineLostError as error:
             if _being_cancelled():
                 raise asyncio.CancelledError from error
             self._lose(error, job)
             if self._may_be_tried_again(job):
-                self._undecided = None
+                work.decided = True
                 self._wait_for_engine(job)
                 return
             semconv.record_failure(job.span, error)
             result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
         if isinstance(result, SlotMade):
             self._losses = 0
-        self._undecided = None
+        work.decided = True
         self._losses_with.pop(job.key, None)
         self._on_result(job, result, started_s)
         try:
@@ -291,8 +321,16 @@ class Dispatcher:
         except EngineLostError as error:
             self._lose(error, job)
 
+    def _note_stage(self, work: _Work, stage: Stage) -> None:
+        if stage in STORING and not work.storing:
+            work.storing = True
+            self._wake.set()
+        self._on_stage(work.job, stage)
+
     def _lose(self, error: EngineLostError, job: Job) -> None:
-        self._losses += 1
+        if not self._loss_counted:
+            self._losses += 1
+            self._loss_counted = True
         self._losses_with[job.key] += 1
         logger.error(
             "Engine lost",
@@ -327,6 +365,12 @@ def _request(job: Job) -> SlotRequest:
         admitted=True,
         trace=propagation.inject_carrier(job.context),
     )
+
+
+def _close_if_undecided(work: _Work) -> None:
+    """Close a slot whose work has ended without a decision."""
+    if not work.decided:
+        work.job.close()
 
 
 def _being_cancelled() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import os
 import re
 from collections.abc import Set
@@ -120,12 +121,24 @@ class RetryConfig(Section):
     clip: int = Field(ge=0, le=10)
 
 
+class OverlapConfig(Section):
+    """What of two slots is done at the same time."""
+
+    store: bool
+
+
 class OrchestrationConfig(Section):
     """Deadlines, timeouts and retries."""
 
     timeouts: TimeoutsConfig
     retry_policy: RetryConfig
     deadline_buffer_s: float = Field(ge=0)
+    overlap: OverlapConfig
+
+    @property
+    def overlap_room_s(self) -> float:
+        """Seconds that a slot must have left for the next one to begin while it is stored."""
+        return 2 * self.deadline_buffer_s if self.overlap.store else math.inf
 
 
 class VortexConfig(BaseSettings):

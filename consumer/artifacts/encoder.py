@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.codec.context import ThreadType
 from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.errors import ArtifactError
@@ -29,8 +30,8 @@ class SlotEncoder:
     """Receives frames in batches and writes the MP4; a `MediaSink` for the pipeline.
 
     A bounded queue lies between the renderer's thread and the encoder's: rendering waits only if
-    the encoder is that far behind. Same frames and samples, same bytes: x264 runs with a fixed
-    number of threads, and nothing about time or machine goes into the file.
+    the encoder is that far behind. Same frames and samples, same bytes on any number of cores:
+    x264 runs with a fixed number of threads, and nothing about time or machine goes into the file.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class SlotEncoder:
         *,
         preset: str = "veryfast",
         crf: int = 20,
+        threads: int = 4,
         audio_bitrate_bps: int = 128_000,
         queue_batches: int = 4,
     ) -> None:
@@ -48,12 +50,14 @@ class SlotEncoder:
             path: on the local disk; an existing file is replaced.
             preset: x264's.
             crf: x264's constant rate factor, 0 to 51.
+            threads: x264's; the file's bytes depend on their number.
             audio_bitrate_bps: of the AAC track.
             queue_batches: batches that may wait before `write` blocks.
         """
         self._path = path
         self._preset = preset
         self._crf = crf
+        self._threads = threads
         self._audio_bitrate_bps = audio_bitrate_bps
         self._queue_batches = queue_batches
         self._attempt: _Attempt | None = None
@@ -80,7 +84,7 @@ class SlotEncoder:
             sample_rate_hz,
             fps,
             (width, height),
-            x264={"preset": self._preset, "crf": str(self._crf)},
+            x264={"preset": self._preset, "crf": str(self._crf), "threads": str(self._threads)},
             audio_bitrate_bps=self._audio_bitrate_bps,
             queue_batches=self._queue_batches,
         )
@@ -227,8 +231,10 @@ class _Attempt:
         video.width, video.height = self._size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = Fraction(1, self._fps)
-        video.options = {**self._x264, "threads": "1", "flags": "+bitexact"}
+        video.options = {**self._x264, "flags": "+bitexact"}
         context = video.codec_context
+        # Slices, the default of PyAV, would be predicted each on its own: larger files.
+        context.thread_type = ThreadType.FRAME
         context.color_primaries = context.color_trc = context.colorspace = Colorspace.ITU709
         context.color_range = ColorRange.MPEG
         return video

@@ -71,7 +71,7 @@ def ignore_stage(_: Stage) -> None:
 
 
 class Engine(Protocol):
-    """Makes one slot at a time."""
+    """Makes one slot at a time; meanwhile another may be encoded to its end and stored."""
 
     @property
     def ready(self) -> bool:
@@ -87,6 +87,8 @@ class Engine(Protocol):
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot. A slot that fails is a result; cancelling the call stops the work.
+
+        Once the stage `encode` or `store` began, the next slot may be asked for.
 
         A stage that exceeds its limit may still be stopping when this returns; see `settle`.
 
@@ -107,6 +109,13 @@ class Engine(Protocol):
     @property
     def spread(self) -> float:
         """The standard deviation of such a prediction, relative to it."""
+
+    @property
+    def overlap_room_s(self) -> float:
+        """The next slot may begin while one is being stored that has at least so long left.
+
+        Infinite: only after it.
+        """
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return in words why this engine cannot make the slot within its limits, or None.

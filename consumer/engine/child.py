@@ -108,57 +108,64 @@ async def _serve(end: socket.socket, load: LoadMaker) -> None:
 
 
 async def _take_orders(line: Line, maker: Maker) -> None:
-    work: asyncio.Task[None] | None = None
+    works: dict[int, asyncio.Task[None]] = {}
+
+    def begin(number: int, request: SlotRequest) -> None:
+        works[number] = asyncio.create_task(_make(line, maker, number, request))
+        works[number].add_done_callback(
+            lambda _: _tell_if_cancelled(line, number, works.pop(number))
+        )
+
     while (order := await line.receive()) is not None:
         match order:
-            case Make(request):
-                work = asyncio.create_task(_make(line, maker, request))
-                work.add_done_callback(lambda done: _tell_if_cancelled(line, done))
-            case Cancel() if work is not None:
-                work.cancel()
+            case Make(number, request):
+                begin(number, request)
+            case Cancel(number) if number in works:
+                works[number].cancel()
 
 
-async def _make(line: Line, maker: Maker, request: SlotRequest) -> None:
+async def _make(line: Line, maker: Maker, number: int, request: SlotRequest) -> None:
     try:
-        result = await maker.make(request, LineListener(line))
+        result = await maker.make(request, LineListener(line, number))
     except EngineLostError as error:
         line.send(Lost(str(error)))
     else:
-        line.send(Made(result) if isinstance(result, SlotMade) else NotMade(result))
+        line.send(Made(number, result) if isinstance(result, SlotMade) else NotMade(number, result))
     await line.drain()
 
 
-def _tell_if_cancelled(line: Line, done: asyncio.Task[None]) -> None:
+def _tell_if_cancelled(line: Line, number: int, done: asyncio.Task[None]) -> None:
     if done.cancelled():
-        line.send(Stopped())
+        line.send(Stopped(number))
 
 
 class LineListener(SlotListener):
     """Tells the worker how a slot comes along."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, number: int) -> None:
         self._line = line
+        self._number = number
         self._loop = asyncio.get_running_loop()
         self._next_beat_s = 0.0
 
     def step_began(self, step: str) -> None:
         """See `StepBegan`."""
-        self._line.send(StepBegan(Stage(step)))
+        self._line.send(StepBegan(self._number, Stage(step)))
 
     def attempt_began(self, stage: str) -> None:
         """See `AttemptBegan`."""
-        self._line.send(AttemptBegan(Stage(stage)))
+        self._line.send(AttemptBegan(self._number, Stage(stage)))
 
     def attempt_ended(self, stage: str) -> None:
         """See `AttemptEnded`."""
-        self._line.send(AttemptEnded(Stage(stage)))
+        self._line.send(AttemptEnded(self._number, Stage(stage)))
 
     def beat(self) -> None:
         """See `Beat`; from the work's own thread, a few times a second at the most."""
         now_s = time.monotonic()
         if now_s >= self._next_beat_s:
             self._next_beat_s = now_s + BEAT_INTERVAL_S
-            self._loop.call_soon_threadsafe(self._line.send, Beat())
+            self._loop.call_soon_threadsafe(self._line.send, Beat(self._number))
 
 
 class ReportingEstimates(StageEstimates):

@@ -66,6 +66,11 @@ class InlineEngine:
         """How far predictions are off; see `Engine`."""
         return 0.0 if self._maker is None else self._maker.scheduler.estimates.spread
 
+    @property
+    def overlap_room_s(self) -> float:
+        """How long before a slot's deadline another may be begun; see `Engine`."""
+        return self._config.orchestration.overlap_room_s
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         return None if self._maker is None else self._maker.rule_out(recipe)

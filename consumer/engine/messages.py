@@ -30,8 +30,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Make:
-    """To the engine: make a slot. One at a time."""
+    """To the engine: make a slot. One at a time, besides those that are being stored.
 
+    Whatever concerns this work has the same number.
+    """
+
+    work: int
     request: SlotRequest
     type: Literal["make"] = "make"
 
@@ -40,6 +44,7 @@ class Make:
 class Cancel:
     """To the engine: stop the slot."""
 
+    work: int
     type: Literal["cancel"] = "cancel"
 
 
@@ -70,6 +75,7 @@ class StartFailed:
 class StepBegan:
     """To the worker: a stage of the slot began."""
 
+    work: int
     stage: Stage
     type: Literal["step-began"] = "step-began"
 
@@ -78,6 +84,7 @@ class StepBegan:
 class AttemptBegan:
     """To the worker: an attempt of a stage began, under the stage's time limit."""
 
+    work: int
     stage: Stage
     type: Literal["attempt-began"] = "attempt-began"
 
@@ -86,6 +93,7 @@ class AttemptBegan:
 class AttemptEnded:
     """To the worker: an attempt ended, well or not."""
 
+    work: int
     stage: Stage
     type: Literal["attempt-ended"] = "attempt-ended"
 
@@ -94,6 +102,7 @@ class AttemptEnded:
 class Beat:
     """To the worker: a stage's own thread goes on."""
 
+    work: int
     type: Literal["beat"] = "beat"
 
 
@@ -120,6 +129,7 @@ class Restored:
 class Made:
     """To the worker: the slot is stored."""
 
+    work: int
     slot: SlotMade
     type: Literal["made"] = "made"
 
@@ -128,6 +138,7 @@ class Made:
 class NotMade:
     """To the worker: there is no video."""
 
+    work: int
     slot: SlotNotMade
     type: Literal["not-made"] = "not-made"
 
@@ -136,6 +147,7 @@ class NotMade:
 class Stopped:
     """To the worker: the slot's work has stopped, as it was told to."""
 
+    work: int
     type: Literal["stopped"] = "stopped"
 
 
@@ -147,23 +159,11 @@ class Lost:
     type: Literal["lost"] = "lost"
 
 
+OfWork = StepBegan | AttemptBegan | AttemptEnded | Beat | Made | NotMade | Stopped
+"""What the worker is told of a slot in the making."""
+
 Message = Annotated[
-    Load
-    | Make
-    | Cancel
-    | Starting
-    | Started
-    | StartFailed
-    | StepBegan
-    | AttemptBegan
-    | AttemptEnded
-    | Beat
-    | Observed
-    | Restored
-    | Made
-    | NotMade
-    | Stopped
-    | Lost,
+    Load | Make | Cancel | Starting | Started | StartFailed | Observed | Restored | Lost | OfWork,
     Discriminator("type"),
 ]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 import time
@@ -33,6 +34,7 @@ from consumer.engine.messages import (
     Message,
     NotMade,
     Observed,
+    OfWork,
     Restored,
     Started,
     StartFailed,
@@ -56,11 +58,14 @@ logger = logging.getLogger(__name__)
 class _Work:
     """One slot in the making, as the worker sees it."""
 
+    number: int
     request: SlotRequest
     on_stage: OnStage
     last_sign_s: float
     result: asyncio.Future[EngineResult]
     """Its result; an error if the process is lost; cancelled once its work has stopped."""
+    given_up: bool = False
+    """Whether it was told to stop, and nobody waits for its result."""
     stage: Stage | None = None
     attempts: dict[Stage, float] = field(default_factory=dict)
     """The stages that are being tried, and since which monotonic second."""
@@ -84,7 +89,8 @@ class ProcessEngine:
         self._listening: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
         self._lost = False
-        self._work: _Work | None = None
+        self._works: dict[int, _Work] = {}
+        self._numbers = itertools.count()
 
     @property
     def ready(self) -> bool:
@@ -118,31 +124,35 @@ class ProcessEngine:
         if self._child is None or not self.ready:
             raise EngineLostError("the engine is not started")
         result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
-        self._work = work = _Work(request, on_stage, time.monotonic(), result)
-        self._child.line.send(Make(request))
+        work = _Work(next(self._numbers), request, on_stage, time.monotonic(), result)
+        self._works[work.number] = work
+        self._child.line.send(Make(work.number, request))
         try:
             while not work.result.done():
                 await asyncio.wait({work.result}, timeout=WATCH_INTERVAL_S)
                 self._watch_memory(self._child, work)
                 overdue = self._overdue(work, time.monotonic())
                 if overdue is not None and not work.result.done():
-                    self._child.line.send(Cancel())
+                    self._give_up(self._child, work)
                     return overdue
         except asyncio.CancelledError:
-            self._child.line.send(Cancel())
+            self._give_up(self._child, work)
             await self.settle()
             raise
-        self._work = None
+        del self._works[work.number]
         return work.result.result()
 
     async def settle(self) -> None:
-        """Wait for the last slot's work to stop, and kill the process if it does not."""
-        work = self._work
-        if work is None or self._child is None:
-            return
+        """Wait for the work of all slots that were given up, and kill the process if it goes on."""
+        for work in [work for work in self._works.values() if work.given_up]:
+            await self._settle(work)
+
+    async def _settle(self, work: _Work) -> None:
         grace_s = self._config.pipeline.cancel_grace_s
         await asyncio.wait({work.result}, timeout=grace_s)
-        self._work = None
+        self._works.pop(work.number, None)
+        if self._child is None:
+            return
         if not work.result.done():
             work.result.cancel()
             await self._child.kill()
@@ -150,6 +160,10 @@ class ProcessEngine:
             raise EngineLostError(f"{stage} did not stop within {grace_s:g} s")
         if not work.result.cancelled() and (error := work.result.exception()) is not None:
             raise error
+
+    def _give_up(self, child: ChildProcess, work: _Work) -> None:
+        work.given_up = True
+        child.line.send(Cancel(work.number))
 
     def predict_s(self, recipe: Recipe) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
@@ -163,6 +177,11 @@ class ProcessEngine:
         """How far predictions are off; see `Engine`."""
         return self._estimates.spread
 
+    @property
+    def overlap_room_s(self) -> float:
+        """How long before a slot's deadline another may be begun; see `Engine`."""
+        return self._config.orchestration.overlap_room_s
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         overrun = self._estimates.rule_out(recipe)
@@ -173,12 +192,12 @@ class ProcessEngine:
         child, self._child = self._child, None
         listening, self._listening = self._listening, None
         if child is not None:
-            if self._work is None:
+            if not self._works:
                 await child.ask_to_end(STOP_GRACE_S)
             await child.kill()
         if listening is not None:
             await asyncio.wait({listening})
-        self._work = None
+        self._works.clear()
 
     # --- what the process says --------------------------------------------------------------
 
@@ -194,7 +213,7 @@ class ProcessEngine:
     def _fail(self, error: EngineLostError | EngineStartError) -> None:
         """Give the process up, and let whoever waits for it know."""
         self._lost = True
-        for waiting in (self._started, None if self._work is None else self._work.result):
+        for waiting in (self._started, *(work.result for work in self._works.values())):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
                 waiting.exception()  # seen: it may be that nobody asks any more
@@ -213,8 +232,8 @@ class ProcessEngine:
                 self._estimates.restore(stages)
             case Lost(text):
                 self._fail(EngineLostError(text))
-            case _ if self._work is not None:
-                self._hear_of_work(self._work, message)
+            case _ if isinstance(message, OfWork) and message.work in self._works:
+                self._hear_of_work(self._works[message.work], message)
 
     def _learn(self, observed: Observed) -> None:
         match observed.end:
@@ -226,19 +245,19 @@ class ProcessEngine:
                 learn = self._estimates.observe_at_least
         learn(observed.stage, observed.seconds, observed.units)
 
-    def _hear_of_work(self, work: _Work, message: Message) -> None:
+    def _hear_of_work(self, work: _Work, message: OfWork) -> None:
         work.last_sign_s = time.monotonic()
         match message:
-            case StepBegan(stage):
+            case StepBegan(stage=stage):
                 work.stage = stage
                 work.on_stage(stage)
-            case AttemptBegan(stage):
+            case AttemptBegan(stage=stage):
                 work.attempts[stage] = work.last_sign_s
-            case AttemptEnded(stage):
+            case AttemptEnded(stage=stage):
                 work.attempts.pop(stage, None)
             case Beat():
                 pass
-            case Made(slot) | NotMade(slot) if not work.result.done():
+            case Made(slot=slot) | NotMade(slot=slot) if not work.result.done():
                 work.result.set_result(slot)
             case Stopped() if not work.result.done():
                 work.result.cancel()

@@ -219,6 +219,7 @@ class SlotMaker:
             self._store.scratch_path(request.channel, request.slot_id),
             preset=settings.preset,
             crf=settings.crf,
+            threads=settings.x264_threads,
             audio_bitrate_bps=settings.audio_bitrate_bps,
             queue_batches=self._config.buffers.encoder_queue_batches,
         )

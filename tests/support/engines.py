@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Script:
     """Seconds of work."""
     hold: asyncio.Event | None = None
     """The work goes on until this is set, on top of `work_s`."""
+    store: asyncio.Event | None = None
+    """The slot is then stored until this is set."""
     error: Exception | None = None
     """Raised at the end of the work; an `EngineLostError` takes the engine down."""
     lost_when_cancelled: bool = False
@@ -37,8 +40,8 @@ class Script:
 class ScriptedEngine:
     """An `Engine` whose slots follow scripts, by slot id.
 
-    It insists on what an engine may rely on: it is started first, makes one slot at a time, and is
-    started again after it was lost.
+    It insists on what an engine may rely on: it is started first, makes one slot at a time besides
+    those that are being stored, and is started again after it was lost.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class ScriptedEngine:
         self.scripts = dict(scripts or {})
         self.default = default or Script()
         self.predicted_s = predicted_s
+        self.room_s = math.inf
+        """What `overlap_room_s` answers."""
         self.ruled_out: str | None = None
         """What `rule_out` answers."""
         self.start_error: Exception | None = None
@@ -80,6 +85,8 @@ class ScriptedEngine:
         """Slot ids whose work was stopped from outside."""
         self.running: int | None = None
         """The slot id that is being made."""
+        self.storing: set[int] = set()
+        """The slot ids that are being stored."""
         self.up = False
         """Whether the engine is started and not lost."""
 
@@ -119,7 +126,7 @@ class ScriptedEngine:
         self.running = request.slot_id
         on_stage(Stage.AUDIO)
         try:
-            await self._work(script)
+            await self._work(script, request.slot_id, on_stage)
         except asyncio.CancelledError as error:
             self.cancelled.append(request.slot_id)
             if script.lost_when_cancelled:
@@ -131,7 +138,9 @@ class ScriptedEngine:
             self.up = self.up and not isinstance(error, EngineLostError)
             raise
         finally:
-            self.running = None
+            if self.running == request.slot_id:
+                self.running = None
+            self.storing.discard(request.slot_id)
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
@@ -144,6 +153,11 @@ class ScriptedEngine:
         """Return 0: predictions are exact."""
         return 0.0
 
+    @property
+    def overlap_room_s(self) -> float:
+        """Return `room_s`."""
+        return self.room_s
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return `ruled_out`, whatever the recipe."""
         return self.ruled_out
@@ -152,10 +166,15 @@ class ScriptedEngine:
         """Be down."""
         self.up = False
 
-    async def _work(self, script: Script) -> None:
+    async def _work(self, script: Script, slot_id: int, on_stage: OnStage) -> None:
         await asyncio.sleep(script.work_s)
         if script.hold is not None:
             await script.hold.wait()
+        if script.store is not None:
+            self.running = None
+            self.storing.add(slot_id)
+            on_stage(Stage.STORE)
+            await script.store.wait()
         if script.error is not None:
             raise script.error
 

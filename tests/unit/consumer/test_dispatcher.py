@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -166,6 +167,86 @@ async def test_idle_means_that_nothing_waits_and_nothing_is_made() -> None:
         hold.set()
         await bench.until(lambda: bench.dispatcher.idle)
         assert engine.finished == [1]
+
+
+# Storing a slot while the next one is made
+
+
+def storing_engine(*stored: asyncio.Event, room_s: float = 1.0) -> ScriptedEngine:
+    """Return an engine whose first slots are stored until these are set."""
+    engine = ScriptedEngine({slot_id: Script(store=event) for slot_id, event in enumerate(stored)})
+    engine.room_s = room_s
+    return engine
+
+
+async def test_next_slot_is_made_while_one_is_stored() -> None:
+    engine = storing_engine(stored := asyncio.Event())
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=10), job(1, deadline_in_s=20))
+        await bench.until_decided(1)
+        assert engine.storing == {0}
+        assert not bench.dispatcher.idle
+        stored.set()
+        await bench.until_decided(0)
+
+
+@pytest.mark.parametrize("room_s", [math.inf, 15.0])
+async def test_slot_that_has_less_left_than_the_room_for_overlap_is_stored_before_the_next(
+    room_s: float,
+) -> None:
+    engine = storing_engine(stored := asyncio.Event(), room_s=room_s)
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=10), job(1, deadline_in_s=20))
+        await bench.until(lambda: engine.storing == {0})
+        await asyncio.wait({bench.serving}, timeout=0.1)
+        assert engine.started == [0]
+        stored.set()
+        await bench.until_decided(0, 1)
+    assert engine.finished == [0, 1]
+
+
+async def test_no_third_slot_begins_while_two_are_stored() -> None:
+    engine = storing_engine(first := asyncio.Event(), second := asyncio.Event())
+    async with serving(engine) as bench:
+        bench.submit(*(job(slot_id, deadline_in_s=10 + slot_id) for slot_id in range(3)))
+        await bench.until(lambda: engine.storing == {0, 1})
+        await asyncio.wait({bench.serving}, timeout=0.1)
+        assert engine.started == [0, 1]
+        second.set()
+        await bench.until_decided(1, 2)
+        first.set()
+        await bench.until_decided(0)
+
+
+async def test_engine_lost_with_two_slots_is_one_loss_and_the_next_makes_both(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lost = asyncio.Event()
+    engine = storing_engine(lost)
+    engine.scripts = {0: Script(store=lost, error=LOST), 1: Script(hold=lost, error=LOST)}
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=10), job(1, deadline_in_s=20))
+        await bench.until(lambda: engine.running == 1)
+        engine.scripts = {}
+        lost.set()
+        decided = await bench.until_decided(0, 1)
+        assert all(isinstance(each.made, SlotMade) for each in decided)
+    assert engine.starts == 2
+    losses = [vars(each)["losses"] for each in caplog.records if each.message == "Engine lost"]
+    assert losses == [1, 1]
+
+
+async def test_dropping_a_slot_that_is_stored_leaves_the_running_one_alone() -> None:
+    engine = storing_engine(asyncio.Event())
+    engine.scripts[1] = Script(hold=(hold := asyncio.Event()))
+    async with serving(engine) as bench:
+        bench.submit(stored := job(0, deadline_in_s=10), job(1, deadline_in_s=20))
+        await bench.until(lambda: engine.running == 1)
+        bench.dispatcher.drop(stored.key)
+        await bench.until(lambda: engine.cancelled == [0])
+        hold.set()
+        await bench.until_decided(1)
+    assert bench.decided.keys() == {1}
 
 
 # Hopeless slots

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -55,6 +56,13 @@ def film(*colours: str, size: int = SIZE) -> np.ndarray:
     return np.repeat(np.stack(frames), FPS // 2, axis=0)
 
 
+def noise(seconds: int, size: int = SIZE) -> np.ndarray:
+    """Return a still picture of noise that drifts, uint8 `[n, H, W, 3]`."""
+    still = np.random.default_rng(1).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    still = still[::4, ::4].repeat(4, axis=0).repeat(4, axis=1)
+    return np.stack([np.roll(still, number, axis=1) for number in range(seconds * FPS)])
+
+
 RED_GREEN_BLUE = film("red", "green", "blue")
 DURATION_S = len(RED_GREEN_BLUE) / FPS
 
@@ -70,7 +78,7 @@ def encode(
     waveform: np.ndarray | None = None,
     batch_frames: int = 5,
 ) -> EncodedMedia:
-    begin(encoder, waveform)
+    begin(encoder, waveform, size=frames.shape[1])
     for start in range(0, len(frames), batch_frames):
         encoder.write(frames[start : start + batch_frames])
     return encoder.finish(TIMEOUT_S)
@@ -96,10 +104,42 @@ def boxes(path: Path) -> list[str]:
     return names
 
 
+def slices(packet: bytes) -> int:
+    """Return how many slices a packet of H.264 in MP4 holds: units of type 1 and 5."""
+    found, at = 0, 0
+    while at < len(packet):
+        found += packet[at + 4] & 0x1F in (1, 5)
+        at += 4 + int.from_bytes(packet[at : at + 4])
+    return found
+
+
 def test_same_frames_and_samples_give_the_same_bytes(make_encoder: MakeEncoder) -> None:
     first = encode(make_encoder("first.mp4"))
     second = encode(make_encoder("second.mp4"), batch_frames=1)
     assert first.path.read_bytes() == second.path.read_bytes()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores, and a system on which a thread can be kept to one of them",
+)
+def test_number_of_cores_does_not_change_the_bytes(make_encoder: MakeEncoder) -> None:
+    frames = noise(seconds=2)
+    on_all = encode(make_encoder("all.mp4"), frames)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # threads inherit it from the one that starts them
+    try:
+        on_one = encode(make_encoder("one.mp4"), frames)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert on_one.path.read_bytes() == on_all.path.read_bytes()
+
+
+def test_frames_are_not_cut_into_slices_for_the_threads(make_encoder: MakeEncoder) -> None:
+    media = encode(make_encoder(threads=4), noise(seconds=1, size=256))
+    with av.open(str(media.path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert [slices(packet) for packet in packets] == [1] * FPS
 
 
 def test_result_describes_the_file(make_encoder: MakeEncoder) -> None:

@@ -199,11 +199,27 @@ async def test_process_that_takes_too_much_memory_is_killed_and_replaced() -> No
 async def test_cancelled_slot_is_stopped_and_the_process_makes_the_next() -> None:
     async with started(config()) as engine:
         running = asyncio.create_task(engine.run(request("stop")))
-        await until(lambda: engine._work is not None and bool(engine._work.attempts))
+        await until(lambda: any(work.attempts for work in engine._works.values()))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
         assert isinstance(await engine.run(request("make")), SlotMade)
+
+
+async def test_of_two_slots_each_gets_its_own_result_and_one_can_be_stopped() -> None:
+    async with started(config()) as engine:
+        stopped = asyncio.create_task(engine.run(request("stop")))
+        await until(lambda: any(work.attempts for work in engine._works.values()))
+        assert isinstance(await engine.run(request("make")), SlotMade)
+        other = asyncio.create_task(engine.run(request("stop")))
+        await until(lambda: len([w for w in engine._works.values() if w.attempts]) == 2)
+        stopped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopped
+        assert not other.done()
+        assert engine.ready
+        other.cancel()
+        await asyncio.wait({other})
 
 
 async def test_slot_cancelled_before_its_work_began_does_not_cost_the_process() -> None:
