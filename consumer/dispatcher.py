@@ -121,6 +121,16 @@ class Dispatcher:
         return len(self._jobs)
 
     @property
+    def ahead_s(self) -> float:
+        """Predicted seconds that the slot in the making still takes."""
+        return 0.0 if self._running is None else max(0.0, self._end_s - now_s())
+
+    @property
+    def usual_s(self) -> float:
+        """Predicted seconds of a usual slot; 0 while nothing was measured."""
+        return self._planner.expected.mean_s
+
+    @property
     def engine_ready(self) -> bool:
         """Whether the engine is started and not lost."""
         return self._engine.ready

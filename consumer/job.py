@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from schemas import Recipe, SlotTick
+from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick
 from vortex.slot import slot_seed
 from vortex.utils.clock import now_s
 
@@ -102,6 +103,13 @@ class Job:
         _end_once(self.span)
 
 
+class DeadLetterReason(StrEnum):
+    """Why a record is put among the dead letters, in one word."""
+
+    UNREADABLE = "unreadable"
+    DUPLICATE = "duplicate"
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """What is to be written for one tick, together with its offset."""
@@ -119,6 +127,8 @@ class Decision:
     """Whether the trace context goes into the headers; a dead letter keeps its own."""
     smaller: Decision | None = None
     """What is written instead if the topic refuses a record of this size."""
+    outcome: SlotComplete | DeadlineMissed | DeadLetterReason | None = None
+    """What was decided, for metrics."""
 
     def close(self) -> None:
         """End the tick's span, unless that was done: published, or no longer ours to publish."""

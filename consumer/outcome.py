@@ -82,6 +82,7 @@ class OutcomeWriter:
             headers=self._cloud_event_headers(event),
             span=job.span,
             context=job.context,
+            outcome=event,
         )
 
     def _common(

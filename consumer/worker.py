@@ -25,6 +25,7 @@ from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
 from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError
+from consumer.engine.measured import MeasuredEngine
 from consumer.intake import UnreadableTickError, read_tick
 from consumer.job import Arrival, Decision, Job, TickKey
 from consumer.kafka.access import WORKER, require_access
@@ -43,6 +44,7 @@ from consumer.kafka.publisher import Publisher, TransactionalPublisher
 from consumer.kafka.reader import Fault, TickReader
 from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
+from consumer.telemetry.worker_metrics import WorkerMetrics, WorkerState
 from consumer.watched_tasks import WatchedTasks
 from schemas import SlotTick, Stage, WorkerInfo
 
@@ -99,6 +101,7 @@ class Worker:
         on_progress: OnProgress = lambda _job, _stage: None,
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -111,12 +114,14 @@ class Worker:
             store_problem: returns why nothing can be stored at present, None if it can; must
                 answer at once.
             trusted: the keys that may sign ticks; with none, ticks need no signature.
+            metrics: counts and measures; by default nothing does.
         """
         self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
         self._config = config
         self._topic = config.topics.ticks
-        self._engine = engine
+        self._metrics = metrics or WorkerMetrics()
+        self._engine = MeasuredEngine(engine, self._metrics)
         info = WorkerInfo(
             id=self.worker_id,
             version=importlib.metadata.version("vortex-slots"),
@@ -124,10 +129,11 @@ class Worker:
         )
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
         self._on_progress = on_progress
-        self._dispatcher = Dispatcher(engine, self._on_result, on_progress)
+        self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
+        self._log_ends: Mapping[TopicPartition, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watched = WatchedTasks(self._fail)
         self._failure: BaseException | None = None
@@ -165,6 +171,37 @@ class Worker:
             "reading": "; ".join(standing) or None,
             "store": self._store_problem(),
         }
+
+    async def look(self, timeout_s: float) -> WorkerState:
+        """Return what metrics say of this moment; asks the brokers where the partitions end.
+
+        Where they do not answer in time, what they said before counts.
+        """
+        if self._partitions:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    self._log_ends = await self._consumer.end_offsets(list(self._partitions))
+            except (KafkaError, TimeoutError) as error:
+                logger.debug("Ends of partitions not known", extra={"reason": repr(error)})
+        unread = {
+            partition: max(0, self._log_ends.get(partition, owner.position) - owner.position)
+            for partition, owner in self._partitions.items()
+            if owner.claimed
+        }
+        waiting = self._dispatcher.waiting
+        return WorkerState(
+            waiting=waiting,
+            lag={
+                partition.partition: count + len(self._partitions[partition].at_work())
+                for partition, count in unread.items()
+            },
+            lag_s=self._dispatcher.ahead_s
+            + (sum(unread.values()) + waiting) * self._dispatcher.usual_s,
+            assigned=len(self._partitions),
+            standing=len(self._standing),
+            engine_ready=self._engine.ready,
+            engine_memory_bytes=self._engine.memory_bytes,
+        )
 
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
@@ -223,6 +260,7 @@ class Worker:
                 recent.note_record(record)  # answered before, or at work
         if not new:
             return
+        self._metrics.consumed(len(new))
         contexts = [propagation.extract(record.headers) for record in new]
         with tracer.start_as_current_span(
             f"receive {self._topic}",
@@ -411,6 +449,7 @@ class Worker:
             on_ready=self._update_flow,
             on_past=self._dispatcher.drop,
             before_reading=partial(self._look_back, partition),
+            on_published=self._metrics.published,
         )
         self._partitions[partition] = owner
         self._tasks[partition] = self._watched.start(

@@ -14,13 +14,17 @@ from consumer.cli.leaving import AbandonableThreads, leave
 from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
 from consumer.engine.make import make_engine
-from consumer.health import serving_health
+from consumer.health import Answer, Route, serving_health
 from consumer.intake import load_trusted_keys
+from consumer.observing import observing
+from consumer.telemetry.gpu import observe_gpus
 from consumer.telemetry.logs import configure_logging
+from consumer.telemetry.metrics import Metrics, configure_metrics
 from consumer.telemetry.tracing import configure_tracing
+from consumer.telemetry.worker_metrics import WorkerMetrics
 from consumer.worker import Worker
 
-TRACING_SHUTDOWN_S = 5.0
+TELEMETRY_SHUTDOWN_S = 5.0
 
 
 def run(
@@ -43,21 +47,31 @@ def run(
     settings = load_config(config)
     configure_logging(settings.logging.level, settings.logging.format)
     tracing = configure_tracing(settings.telemetry)
+    metrics = configure_metrics(settings.telemetry, page=settings.health.address is not None)
     exit_code = 0
     try:
-        asyncio.run(_serve(settings, worker_id))
+        asyncio.run(_serve(settings, worker_id, metrics))
     except FAILURES as error:
         complain(str(error))
         exit_code = exit_code_of(error)
     finally:
         held_stop.hold()  # the loop has let go of the signals; a second one changes nothing
-        tracing.shutdown(TRACING_SHUTDOWN_S)
+        metrics.shutdown(TELEMETRY_SHUTDOWN_S)
+        tracing.shutdown(TELEMETRY_SHUTDOWN_S)
     leave(exit_code)
 
 
-async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
+async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics) -> None:
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
     store = ArtifactStore(settings.artifacts.url, settings.artifacts.storage_options)
+    meter = metrics.meter()
+    observe_gpus(meter)
+    worker_metrics = WorkerMetrics(
+        meter,
+        topic=settings.kafka.topics.ticks,
+        group=settings.kafka.group_id,
+        engine_memory_limit_gb=settings.engine.memory_limit_gb,
+    )
     async with probing(store) as store_problem:
         worker = Worker(
             settings.kafka,
@@ -65,7 +79,19 @@ async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
             worker_id=worker_id,
             store_problem=store_problem,
             trusted=load_trusted_keys(settings.intake.trusted_keys),
+            metrics=worker_metrics,
         )
         held_stop.hand_over(worker.request_stop)
-        async with serving_health(settings.health, worker):
+        async with (
+            observing(worker, worker_metrics),
+            serving_health(settings.health, worker, routes={"/metrics": _page_of(metrics)}),
+        ):
             await worker.run()
+
+
+def _page_of(metrics: Metrics) -> Route:
+    def route() -> Answer:
+        body, content_type = metrics.page()
+        return Answer(200, body, content_type)
+
+    return route

@@ -124,5 +124,9 @@ class Engine(Protocol):
         the slot, and it counts as refused; after some, one is tried all the same.
         """
 
+    @property
+    def memory_bytes(self) -> int:
+        """Main memory of the engine's process; 0 if it has none of its own."""
+
     async def stop(self) -> None:
         """Let go of everything; bounded in time."""

@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from consumer.engine.messages import Line
+from consumer.process_memory import memory_bytes
 
 KILL_TIMEOUT_S = 5.0
 
@@ -45,11 +45,7 @@ class ChildProcess:
 
     def memory_bytes(self) -> int:
         """Return the main memory that the process holds; 0 where there is no `/proc`."""
-        try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return memory_bytes(self.pid)
 
     def send_kill(self) -> None:
         """Kill the process and all that it started, without waiting for their end."""

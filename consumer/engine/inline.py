@@ -75,6 +75,11 @@ class InlineEngine:
         """Return why a stage would exceed its limit; see `Engine`."""
         return None if self._maker is None else self._maker.rule_out(recipe)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Return 0: it is the worker's own."""
+        return 0
+
     async def stop(self) -> None:
         """Let go of the models; does not wait for a stage that hangs."""
         if self._maker is not None:

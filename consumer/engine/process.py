@@ -187,6 +187,11 @@ class ProcessEngine:
         overrun = self._estimates.rule_out(recipe)
         return None if overrun is None else str(overrun)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Main memory of the process; see `Engine`."""
+        return 0 if self._child is None else self._child.memory_bytes()
+
     async def stop(self) -> None:
         """Let an idle process export its last spans, then kill it and all that it started."""
         child, self._child = self._child, None

@@ -59,6 +59,7 @@ class Partition:
         on_ready: Callable[[], None],
         on_past: Callable[[TickKey], None],
         before_reading: Callable[[CommitPoint], Awaitable[None]] | None = None,
+        on_published: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         """Set the partition up; `run` does the work.
 
@@ -72,6 +73,7 @@ class Partition:
             on_past: called with every tick at work that turned out to be published already.
             before_reading: awaited in every claim, with where reading will begin; the claim starts
                 over if it fails.
+            on_published: called with every decision that is known to be published.
         """
         self.partition = partition
         self._config = config
@@ -81,6 +83,7 @@ class Partition:
         self._on_ready = on_ready
         self._on_past = on_past
         self._before_reading = before_reading
+        self._on_published = on_published
         self._ledger = PartitionLedger(CommitPoint(0, frozenset()))
         self._committed_seen = -1
         self._reading = False
@@ -279,7 +282,9 @@ class Partition:
         self._ledger.committed(point, batch)
         self._committed_seen = max(self._committed_seen, point.offset)
         for offset in batch:
-            self._decided.pop(offset).close()
+            decision = self._decided.pop(offset)
+            decision.close()
+            self._on_published(decision)
         self._one_at_a_time = self._one_at_a_time and bool(self._decided)
         self._on_ready()
 

@@ -76,6 +76,11 @@ class ExpectedArrivals:
         return (len(self._latest_s) - bisect_left(self._latest_s, seconds)) / len(self._futures)
 
     @property
+    def mean_s(self) -> float:
+        """The usual seconds of a slot, as predicted."""
+        return self._work_s / len(self._recent) if self._recent else 0.0
+
+    @property
     def offset_s(self) -> float:
         """The usual time from arrival to deadline."""
         return fmean(one.offset_s for one in self._recent) if self._recent else 0.0

@@ -58,6 +58,8 @@ SLOT_REASON: Final = "slot.reason"
 """Why the deadline was missed, as in the event."""
 SLOT_DEADLINE_SLACK_MS: Final = "slot.deadline_slack_ms"
 """Milliseconds from the decision to the deadline; negative when late."""
+DEAD_LETTER_REASON: Final = "dead_letter.reason"
+"""Why a record was put aside: `unreadable` or `duplicate`."""
 SLOT_ARTIFACT_BYTES: Final = "slot.artifact.bytes"
 """The size of the stored video."""
 

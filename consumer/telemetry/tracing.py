@@ -11,8 +11,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +32,7 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 
-from consumer.telemetry.redaction import shorten
+from consumer.telemetry.outages import Outage, collect_reports_of
 from consumer.telemetry.semconv import SCHEMA_URL, SERVICE_NAME, SERVICE_VERSION
 from consumer.telemetry.trace_file import FileSpanExporter
 from vortex.config import ConfigError
@@ -44,8 +42,6 @@ _logger = logging.getLogger(__name__)
 _DISTRIBUTION = "vortex-slots"
 _OTLP_PROTOCOL = "http/protobuf"
 _TRACES_EXPORTER = "OTEL_TRACES_EXPORTER"
-
-_reports: ContextVar[list[str] | None] = ContextVar("trace_export_reports", default=None)
 
 
 class TracingSettings(Protocol):
@@ -112,7 +108,7 @@ def configure_tracing(
     names = asked or settings.exporter
     exporters = () if _sdk_disabled() else tuple(_make_exporters(names, settings))
     provider = TracerProvider(
-        resource=_resource(settings.service_name),
+        resource=service_resource(settings.service_name),
         shutdown_on_exit=False,  # it would wait for a dead collector; `Tracing.shutdown` does not
     )
     for exporter in exporters:
@@ -126,7 +122,7 @@ def _sdk_disabled() -> bool:
     return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
-def _resource(service_name: str) -> Resource:
+def service_resource(service_name: str) -> Resource:
     """Say who exports; the SDK adds `service.instance.id`, the environment has the last word."""
     ours = {SERVICE_NAME: service_name, SERVICE_VERSION: version(_DISTRIBUTION)}
     return Resource.create(ours, SCHEMA_URL).merge(OTELResourceDetector().detect())
@@ -153,14 +149,23 @@ def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExpor
 
 
 def _otlp_exporter() -> SpanExporter:
-    for variable in (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL):
+    require_otlp_over_http(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL)
+    collect_reports_of(OTLPSpanExporter.__module__)
+    return OTLPSpanExporter()
+
+
+def require_otlp_over_http(variable_of_signal: str) -> None:
+    """Check that the environment asks for no OTLP protocol but the one that we speak.
+
+    Raises:
+        ValueError: it does.
+    """
+    for variable in (variable_of_signal, OTEL_EXPORTER_OTLP_PROTOCOL):
         protocol = os.environ.get(variable)
         if protocol == _OTLP_PROTOCOL:
             break
         if protocol:
             raise ConfigError(f"{variable}: {protocol!r} is not supported, only {_OTLP_PROTOCOL!r}")
-    logging.getLogger(OTLPSpanExporter.__module__).addFilter(_collect_report)
-    return OTLPSpanExporter()
 
 
 def _console_exporter() -> SpanExporter:
@@ -178,13 +183,12 @@ class OutageReportingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter, name: str) -> None:
         self._exporter = exporter
-        self._name = name
-        self._lost_spans = 0
+        self._outage = Outage("Trace", "spans", name)
         self._closed = threading.Event()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export `spans`, or lose them: never raises for a file or collector that fails."""
-        with _collected_reports() as reports:
+        with self._outage.collecting() as reports:
             try:
                 result = self._exporter.export(spans)
             except OSError as error:
@@ -192,7 +196,7 @@ class OutageReportingExporter(SpanExporter):
                 result = SpanExportResult.FAILURE
         # After shutdown the process may be on its way out, where a daemon thread must not write.
         if not self._closed.is_set():
-            self._note(result, len(spans), reports)
+            self._outage.note(result is SpanExportResult.SUCCESS, len(spans), reports)
         return result
 
     def shutdown(self) -> None:
@@ -200,37 +204,3 @@ class OutageReportingExporter(SpanExporter):
         if not self._closed.is_set():
             self._closed.set()
             self._exporter.shutdown()
-
-    def _note(self, result: SpanExportResult, span_count: int, reports: list[str]) -> None:
-        if result is SpanExportResult.SUCCESS:
-            if self._lost_spans:
-                fields = {"exporter": self._name, "lost_spans": self._lost_spans}
-                _logger.info("Trace export recovered", extra=fields)
-            self._lost_spans = 0
-            return
-        if not self._lost_spans:
-            # The first report names the cause, later ones that retries are used up.
-            reason = shorten(reports[0]) if reports else "unknown"
-            fields = {"exporter": self._name, "reason": reason}
-            _logger.warning("Trace export failing, spans are dropped", extra=fields)
-        self._lost_spans += span_count
-
-
-@contextmanager
-def _collected_reports() -> Iterator[list[str]]:
-    """Collect in a list what the OTLP exporter would log during one export."""
-    reports: list[str] = []
-    token = _reports.set(reports)
-    try:
-        yield reports
-    finally:
-        _reports.reset(token)
-
-
-def _collect_report(record: logging.LogRecord) -> bool:
-    """Filter the OTLP exporter's logger: what it says during an export is collected instead."""
-    reports = _reports.get()
-    if reports is None:
-        return True
-    reports.append(record.getMessage())
-    return False

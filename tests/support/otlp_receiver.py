@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from consumer.telemetry.trace_file import SpanRecord, span_records
 from tests.support.loopback_server import LoopbackServer
 
 
 class OtlpReceiver(LoopbackServer):
-    """Receives spans at `endpoint` (for OTEL_EXPORTER_OTLP_ENDPOINT) while its context is open.
+    """Receives spans and metrics at `endpoint` while its context is open.
 
-    Set `status` to have requests refused with that HTTP status, their spans ignored.
+    That is for OTEL_EXPORTER_OTLP_ENDPOINT. Set `status` to have requests refused with that HTTP
+    status, and ignored.
     """
 
     def __init__(self) -> None:
@@ -28,7 +33,24 @@ class OtlpReceiver(LoopbackServer):
         self.status = 200
         self.request_headers: list[dict[str, str]] = []
         self._spans: list[SpanRecord] = []
+        self._metrics: list[Metric] = []
         self._changed = threading.Condition()
+
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric received so far, by name, as it was exported last."""
+        with self._changed:
+            return {metric.name: metric for metric in self._metrics}
+
+    def exemplars(self, name: str) -> list[str]:
+        """The trace ids of all exemplars of a histogram; each is exported once."""
+        with self._changed:
+            return [
+                exemplar.trace_id.hex()
+                for metric in self._metrics
+                if metric.name == name
+                for point in metric.histogram.data_points
+                for exemplar in point.exemplars
+            ]
 
     def spans(self) -> list[SpanRecord]:
         """Every span received so far."""
@@ -51,10 +73,16 @@ class OtlpReceiver(LoopbackServer):
                     raise TimeoutError(f"not in {timeout_s} s; spans received: {names}")
             return list(self._spans)
 
-    def receive(self, headers: dict[str, str], body: bytes) -> None:
+    def receive(self, path: str, headers: dict[str, str], body: bytes) -> None:
         """Take in one request; called by the server's threads."""
         if headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        if path == "/v1/metrics":
+            with self._changed:
+                for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    for scope in resource.scope_metrics:
+                        self._metrics.extend(scope.metrics)
+            return
         spans = list(span_records(ExportTraceServiceRequest.FromString(body)))
         with self._changed:
             self.request_headers.append(headers)
@@ -66,9 +94,10 @@ def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = receiver.status if self.path == "/v1/traces" else 404
+            known = self.path in ("/v1/traces", "/v1/metrics")
+            status = receiver.status if known else 404
             if status == 200:
-                receiver.receive({k.lower(): v for k, v in self.headers.items()}, body)
+                receiver.receive(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
             answer = ExportTraceServiceResponse().SerializeToString()
             self.send_response(status)
             self.send_header("Content-Type", "application/x-protobuf")

@@ -1,7 +1,8 @@
 """`vortex run` in a process of its own with a scripted engine, where one task may be broken.
 
 Run as `python -m tests.support.vortex_run BROKEN`, with the configuration in the environment.
-BROKEN is `nothing`, `poll`, `dispatcher`, `partition` or `start`.
+BROKEN is `nothing`, `poll`, `dispatcher`, `partition` or `start`. With `prediction` nothing is
+broken, and the engine predicts half a second for each slot.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def _break(what: str) -> None:
             Dispatcher.run = _raise  # type: ignore[method-assign]
         case "partition":
             Partition.run = _raise  # type: ignore[method-assign]
+        case "prediction":
+            engine.predicted_s = 0.5
         case "start":
             engine.start_error = RuntimeError(MESSAGE)
     run.make_engine = lambda _: engine  # type: ignore[assignment, misc]

@@ -1,0 +1,84 @@
+"""An engine whose starts, losses and predictions are measured."""
+
+from __future__ import annotations
+
+from consumer.engine.base import (
+    Engine,
+    EngineLostError,
+    EngineResult,
+    OnStage,
+    SlotMade,
+    SlotRequest,
+    ignore_stage,
+)
+from consumer.telemetry.propagation import extract_carrier
+from consumer.telemetry.worker_metrics import WorkerMetrics
+from schemas import Recipe
+from vortex.utils.clock import now_s
+
+
+class MeasuredEngine:
+    """Passes everything on to another engine, and tells the metrics."""
+
+    def __init__(self, engine: Engine, metrics: WorkerMetrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine is started and not lost."""
+        return self._engine.ready
+
+    async def start(self) -> None:
+        """Start the engine, and count it; see `Engine`."""
+        self._metrics.engine_started()
+        try:
+            await self._engine.start()
+        except EngineLostError:
+            self._metrics.engine_lost()
+            raise
+
+    async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
+        """Make the slot, and compare the time it takes with the prediction; see `Engine`."""
+        # Before the work, from which the predictions learn.
+        predicted_s = self._engine.predict_s(request.recipe)
+        began_s = now_s()
+        try:
+            result = await self._engine.run(request, on_stage)
+        except EngineLostError:
+            self._metrics.engine_lost()
+            raise
+        if predicted_s is not None and isinstance(result, SlotMade):
+            context = extract_carrier(request.trace)
+            self._metrics.slot_made(predicted_s, now_s() - began_s, context)
+        return result
+
+    async def settle(self) -> None:
+        """Wait for what is left of the last slot; see `Engine`."""
+        try:
+            await self._engine.settle()
+        except EngineLostError:
+            self._metrics.engine_lost()
+            raise
+
+    def predict_s(self, recipe: Recipe) -> float | None:
+        """Return the seconds that a slot takes; see `Engine`."""
+        return self._engine.predict_s(recipe)
+
+    @property
+    def spread(self) -> float:
+        """How far predictions are off; see `Engine`."""
+        return self._engine.spread
+
+    def rule_out(self, recipe: Recipe) -> str | None:
+        """Return why the engine cannot make a slot; see `Engine`."""
+        return self._engine.rule_out(recipe)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Main memory of the engine's process; see `Engine`."""
+        return self._engine.memory_bytes
+
+    async def stop(self) -> None:
+        """Stop the engine."""
+        await self._engine.stop()
