@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from vortex.errors import one_line
+from vortex.rung import FULL, LADDER, Rung
 
 ENV_PREFIX = "VORTEX__"
 
@@ -121,11 +122,26 @@ class RetryConfig(Section):
 
 
 class OrchestrationConfig(Section):
-    """Deadlines, timeouts and retries."""
+    """Deadlines, timeouts, retries, and quality under pressure of time."""
 
     timeouts: TimeoutsConfig
     retry_policy: RetryConfig
     deadline_buffer_s: float = Field(ge=0)
+    ladder: tuple[Literal["full", "half", "third"], ...]
+
+    @model_validator(mode="after")
+    def _ladder_falls(self) -> Self:
+        falling = tuple(rung.name for rung in LADDER if rung.name in self.ladder)
+        if self.ladder != falling:
+            raise ValueError(
+                f"ladder must name each rung once, the best first: [{', '.join(falling)}]"
+            )
+        return self
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rungs that may be used, the best first; full quality alone if none is named."""
+        return tuple(rung for rung in LADDER if rung.name in self.ladder) or (FULL,)
 
 
 class VortexConfig(BaseSettings):

@@ -42,6 +42,7 @@ from consumer.engine.messages import (
 )
 from schemas import MissReason, Recipe, Stage
 from vortex.orchestration import StageEstimates
+from vortex.rung import Rung
 
 CHILD_COMMAND = (sys.executable, "-m", "consumer.engine.child")
 # A stage that stops when it is told to says so well within this time after its limit.
@@ -151,9 +152,15 @@ class ProcessEngine:
         if not work.result.cancelled() and (error := work.result.exception()) is not None:
             raise error
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The configured rungs; see `Engine`."""
+        return self._config.orchestration.rungs
+
+    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
-        predicted_s = self._estimates.predict_slot(recipe)
+        within_limits = rung != self.ladder[-1]
+        predicted_s = self._estimates.predict_slot(recipe, rung, within_limits=within_limits)
         if predicted_s is None:
             return None
         return predicted_s + self._config.orchestration.deadline_buffer_s
@@ -165,7 +172,7 @@ class ProcessEngine:
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
-        overrun = self._estimates.rule_out(recipe)
+        overrun = self._estimates.rule_out(recipe, self.ladder[-1])
         return None if overrun is None else str(overrun)
 
     async def stop(self) -> None:

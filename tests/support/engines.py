@@ -16,6 +16,7 @@ from consumer.engine.base import (
     ignore_stage,
 )
 from schemas import Artifact, Quality, Recipe, Stage, Verification
+from vortex.rung import FULL, Rung
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ScriptedEngine:
         self.scripts = dict(scripts or {})
         self.default = default or Script()
         self.predicted_s = predicted_s
+        self.ladder: tuple[Rung, ...] = (FULL,)
         self.ruled_out: str | None = None
         """What `rule_out` answers."""
         self.start_error: Exception | None = None
@@ -135,9 +137,9 @@ class ScriptedEngine:
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
-    def predict_s(self, recipe: Recipe) -> float | None:
-        """Return `predicted_s`, whatever the recipe."""
-        return self.predicted_s
+    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+        """Return `predicted_s`, whatever the recipe, or the rung's share of it."""
+        return None if self.predicted_s is None else self.predicted_s * rung.work_share
 
     @property
     def spread(self) -> float:

@@ -28,6 +28,7 @@ from consumer.simulation.virtual_time import run_in_virtual_time
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
+from vortex.rung import Rung
 from vortex.utils.clock import now_s
 
 FAILED = SlotNotMade(MissReason.FAILED, Stage.AUDIO, "no such voice", {"audio_ms": 1.0})
@@ -356,9 +357,9 @@ class CountingEngine(ScriptedEngine):
 
     predictions = 0
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
         self.predictions += 1
-        return super().predict_s(recipe)
+        return super().predict_s(recipe, rung)
 
 
 @asynccontextmanager
