@@ -110,7 +110,7 @@ class Engine(Protocol):
     def ladder(self) -> tuple[Rung, ...]:
         """The rungs at which it may make slots, the best first; at least one."""
 
-    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the seconds from start to stored video, or None while nothing was measured.
 
         Infinite on a rung above the lowest if a stage would exceed its limit there; whether the

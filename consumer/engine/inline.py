@@ -15,7 +15,7 @@ from consumer.engine.base import (
 from consumer.engine.slot_maker import SlotMaker
 from schemas import Recipe, Stage
 from vortex.orchestration import StageEstimates
-from vortex.rung import Rung
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotListener
 
 
@@ -63,7 +63,7 @@ class InlineEngine:
         """The configured rungs; see `Engine`."""
         return self._config.orchestration.rungs
 
-    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return what the maker's estimates say; see `Engine`."""
         return None if self._maker is None else self._maker.predict_s(recipe, rung)
 

@@ -42,7 +42,7 @@ from consumer.engine.messages import (
 )
 from schemas import MissReason, Recipe, Stage
 from vortex.orchestration import StageEstimates
-from vortex.rung import Rung
+from vortex.rung import FULL, Rung
 
 CHILD_COMMAND = (sys.executable, "-m", "consumer.engine.child")
 # A stage that stops when it is told to says so well within this time after its limit.
@@ -157,7 +157,7 @@ class ProcessEngine:
         """The configured rungs; see `Engine`."""
         return self._config.orchestration.rungs
 
-    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
         within_limits = rung != self.ladder[-1]
         predicted_s = self._estimates.predict_slot(recipe, rung, within_limits=within_limits)

@@ -38,7 +38,7 @@ from vortex.errors import (
 )
 from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates_file import EstimatesFile
-from vortex.rung import Rung
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotContext, SlotListener
 from vortex.weights.manifest import verify_manifest
 
@@ -170,7 +170,7 @@ class SlotMaker:
         learned = self.scheduler.estimates.to_json()
         self._saving = asyncio.create_task(asyncio.to_thread(self._estimates_file.save, learned))
 
-    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
         within_limits = rung != self._ladder[-1]
         predicted_s = self.scheduler.estimates.predict_slot(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ def request(slot_id: int, left_s: float, **fields: Any) -> SlotRequest:
     return SlotRequest(key, slot_id, "main", RECIPE, 7, deadline_s, admitted=True, **fields)
 
 
-def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have every batch after the first ones take so much longer."""
+@contextmanager
+def slowed_down(seconds: float) -> Iterator[None]:
+    """Have every batch after a slot's first ones take so much longer."""
     draw: Callable[..., torch.Tensor] = LivePortrait._draw
     drawn: Iterator[int] = iter(range(10_000))
 
@@ -49,7 +50,9 @@ def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
             time.sleep(seconds)
         return draw(*arguments)
 
-    monkeypatch.setattr(LivePortrait, "_draw", slow)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(LivePortrait, "_draw", slow)
+        yield
 
 
 def opened(made: SlotMade) -> tuple[np.ndarray, float]:
@@ -66,7 +69,7 @@ def difference(video: np.ndarray, other: np.ndarray) -> float:
 
 
 async def test_slot_that_would_miss_steps_down_in_its_middle_and_is_in_time_and_in_step(
-    mini_config: WorkerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mini_config: WorkerConfig, tmp_path: Path
 ) -> None:
     models = mini_config.models.model_copy(
         update={
@@ -87,13 +90,13 @@ async def test_slot_that_would_miss_steps_down_in_its_middle_and_is_in_time_and_
         pause_s = max(1.0, usual_s)
         left_s = mini_config.orchestration.deadline_buffer_s + 1.5 * usual_s + 5.6 * pause_s
         assert left_s < usual_s + SLOW_BATCHES * pause_s + 1.5
-        slow_down(monkeypatch, pause_s)
-        forbidden = await engine.run(request(3, left_s, rungs=(FULL,)))
+        with slowed_down(pause_s):
+            forbidden = await engine.run(request(3, left_s, rungs=(FULL,)))
         assert isinstance(forbidden, SlotNotMade)
 
-        slow_down(monkeypatch, pause_s)
-        asked = replace(request(4, left_s), rungs=LADDER[:2])
-        made = await engine.run(asked)
+        asked = request(4, left_s, rungs=LADDER[:2])
+        with slowed_down(pause_s):
+            made = await engine.run(asked)
         assert time.monotonic() < asked.deadline_s
     finally:
         await engine.stop()

@@ -137,7 +137,7 @@ class ScriptedEngine:
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
-    def predict_s(self, recipe: Recipe, rung: Rung) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return `predicted_s`, whatever the recipe, or the rung's share of it."""
         return None if self.predicted_s is None else self.predicted_s * rung.work_share
 
