@@ -68,6 +68,7 @@ def difference(video: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(video - other).mean())
 
 
+@pytest.mark.timeout(600)
 async def test_slot_that_would_miss_steps_down_in_its_middle_and_is_in_time_and_in_step(
     mini_config: WorkerConfig, tmp_path: Path
 ) -> None:
@@ -77,7 +78,13 @@ async def test_slot_that_would_miss_steps_down_in_its_middle_and_is_in_time_and_
             "self_check": "report",
         }
     )
-    engine = InlineEngine(mini_config.model_copy(update={"models": models}))
+    limits_s = dict.fromkeys(mini_config.orchestration.timeouts.model_fields_set, 300.0)
+    orchestration = mini_config.orchestration.model_copy(
+        update={"timeouts": mini_config.orchestration.timeouts.model_copy(update=limits_s)}
+    )
+    pipeline = mini_config.pipeline.model_copy(update={"cancel_grace_s": 60.0})
+    changes = {"models": models, "orchestration": orchestration, "pipeline": pipeline}
+    engine = InlineEngine(mini_config.model_copy(update=changes))
     await engine.start()
     try:
         await engine.run(request(1, 300.0))  # finds everything cold
