@@ -21,9 +21,10 @@ from consumer.engine.base import (
     SlotRequest,
 )
 from consumer.job import Job, TickKey
-from consumer.planning import Planner, Waiting
+from consumer.planning import Planner, Start, Waiting
 from consumer.telemetry import propagation, semconv
 from schemas import MissReason, Stage
+from vortex.rung import Rung
 from vortex.utils.clock import now_s
 
 # Predictions change while slots wait, and an idle engine may die, so both are looked at this often.
@@ -55,6 +56,7 @@ class _Work:
     """A slot in the making."""
 
     job: Job
+    start: Start[TickKey]
     end_s: float
     """When it should end, in monotonic seconds."""
     storing: bool = False
@@ -90,7 +92,7 @@ class Dispatcher:
         """
         self._engine = engine
         self._planner: Planner[TickKey, Job] = Planner(
-            lambda job, _rung: self._needed_s(job), lambda: engine.spread
+            self._needed_s, lambda: engine.spread, engine.ladder
         )
         # The slots that wait in the planner.
         self._jobs: dict[TickKey, Job] = {}
@@ -225,7 +227,7 @@ class Dispatcher:
                 self._refuse(self._jobs.pop(victim.key), victim.why)
             look_s = plan.look_again_s
             if plan.start is not None:
-                self._begin(self._jobs.pop(plan.start.key), now + plan.start.seconds)
+                self._begin(self._jobs.pop(plan.start.key), plan.start, now)
             if plan.give_up or plan.start is None or self._busy:
                 break
         else:
@@ -247,14 +249,15 @@ class Dispatcher:
             return max(ends_s) if ends_s else min(work.end_s for work in self._works.values())
         return None if self._engine.ready else self._ready_s
 
-    def _begin(self, job: Job, end_s: float) -> None:
+    def _begin(self, job: Job, start: Start[TickKey], now: float) -> None:
+        end_s = now + start.seconds
         ruled_out = self._engine.rule_out(job.recipe)
         if ruled_out is not None:
             self._refuse(job, ruled_out)
         elif end_s > self._closing_at_s:
             job.close()  # left undecided, to whoever reads the partition next
         else:
-            work = _Work(job, end_s)
+            work = _Work(job, start, end_s)
             self._works[asyncio.create_task(self._make(work))] = work
 
     def _refuse(self, job: Job, why: str, reason: MissReason = MissReason.PREDICTED) -> None:
@@ -265,9 +268,9 @@ class Dispatcher:
         self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now_s())
         self._wake.set()
 
-    def _needed_s(self, job: Job) -> float:
+    def _needed_s(self, job: Job, rung: Rung) -> float:
         """Return the predicted seconds; none while nothing was measured: the slot may be tried."""
-        return self._engine.predict_s(job.recipe) or 0.0
+        return self._engine.predict_s(job.recipe, rung) or 0.0
 
     async def _until_something_changes(self, look_s: float) -> None:
         waking = asyncio.create_task(self._wake.wait())
@@ -308,9 +311,8 @@ class Dispatcher:
             attributes={semconv.SLOT_ID: job.tick.slot_id},
         ).end()
         try:
-            result = await self._engine.run(
-                _request(job), lambda stage: self._note_stage(work, stage)
-            )
+            request = _request(job, work.start, self._engine.ladder)
+            result = await self._engine.run(request, lambda stage: self._note_stage(work, stage))
         except EngineLostError as error:
             if _being_cancelled():
                 raise asyncio.CancelledError from error
@@ -352,7 +354,7 @@ class Dispatcher:
         """Tell whether a slot whose engine was lost can be made by the next one."""
         if self._losses_with[job.key] >= MAX_LOSSES_PER_SLOT:
             return False
-        return self._next_ready_s() + self._needed_s(job) < job.deadline_s
+        return self._next_ready_s() + self._needed_s(job, self._engine.ladder[-1]) < job.deadline_s
 
     def _next_ready_s(self) -> float:
         """Return when an engine that is started now should be ready."""
@@ -364,7 +366,7 @@ def _backoff_s(losses: int) -> float:
     return 0.0 if losses < 2 else float(min(2 ** (losses - 2), MAX_BACKOFF_S))
 
 
-def _request(job: Job) -> SlotRequest:
+def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotRequest:
     return SlotRequest(
         key=job.key,
         slot_id=job.tick.slot_id,
@@ -373,6 +375,8 @@ def _request(job: Job) -> SlotRequest:
         seed=job.seed,
         deadline_s=job.deadline_s,
         admitted=True,
+        rungs=ladder[ladder.index(start.rung) :],
+        rung_why=start.held_back,
         trace=propagation.inject_carrier(job.context),
     )
 

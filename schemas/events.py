@@ -169,6 +169,8 @@ class Quality(ContractModel):
     """Denoising steps of the portrait."""
     rung: str
     """Name of the quality rung; "full" is the best."""
+    rung_reason: str | None = None
+    """Why it was not made on the best rung that the worker may use; null if it was."""
 
 
 Delivery = Literal["exactly-once", "at-least-once"]

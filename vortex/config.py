@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from vortex.errors import one_line
+from vortex.rung import FULL, LADDER, Rung
 
 ENV_PREFIX = "VORTEX__"
 
@@ -128,17 +129,32 @@ class OverlapConfig(Section):
 
 
 class OrchestrationConfig(Section):
-    """Deadlines, timeouts and retries."""
+    """Deadlines, timeouts, retries, and quality under pressure of time."""
 
     timeouts: TimeoutsConfig
     retry_policy: RetryConfig
     deadline_buffer_s: float = Field(ge=0)
     overlap: OverlapConfig
+    ladder: tuple[Literal["full", "half", "third"], ...]
 
     @property
     def overlap_room_s(self) -> float:
         """Seconds that a slot must have left for the next one to begin while it is stored."""
         return 2 * self.deadline_buffer_s if self.overlap.store else math.inf
+
+    @model_validator(mode="after")
+    def _ladder_falls(self) -> Self:
+        falling = tuple(rung.name for rung in LADDER if rung.name in self.ladder)
+        if self.ladder != falling:
+            raise ValueError(
+                f"ladder must name each rung once, the best first: [{', '.join(falling)}]"
+            )
+        return self
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rungs that may be used, the best first; full quality alone if none is named."""
+        return tuple(rung for rung in LADDER if rung.name in self.ladder) or (FULL,)
 
 
 class VortexConfig(BaseSettings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from vortex.models.clip_ensemble import DualClipResult
 from vortex.models.kokoro import SAMPLE_RATE_HZ, Speech
 from vortex.models.stage_models import StageModels
 from vortex.orchestration import GenerationBreakdown, SlotScheduler
+from vortex.orchestration.pace import VideoPace
 from vortex.orchestration.scheduler import UNLIMITED
+from vortex.rung import FULL
 from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.device import device_of, device_title
-from vortex.utils.frames import FrameBuffer
+from vortex.utils.frames import FrameBuffer, InBetween
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
 
@@ -239,6 +242,7 @@ class VortexPipeline:
         track = wanted.visual_track
         seed = slot_seed(wanted, 0) if slot is None else slot.seed
         settings = self.config.pipeline
+        steps = settings.steps if slot is None else slot.rung.steps(settings.steps)
 
         def work(token: CancellationToken) -> torch.Tensor:
             return self._models.flux.generate(
@@ -246,14 +250,14 @@ class VortexPipeline:
                 negative_prompt=track.negative_prompt,
                 width=settings.image_size,
                 height=settings.image_size,
-                steps=settings.steps,
+                steps=steps,
                 seed=seed,
                 token=token,
             )
 
         portrait = await self._stage("image", slot, work)
         if slot is not None:
-            slot.steps = settings.steps
+            slot.steps = steps
         return portrait
 
     async def _generate_video(
@@ -279,6 +283,9 @@ class VortexPipeline:
         if speech is None:
             speech = Speech(audio.numpy(), (), voice_id="", truncated=False)
         sink = None if slot is None else slot.sink
+        rungs, end_by_s = ((FULL,), math.inf) if slot is None else (slot.rungs, slot.video_end_by_s)
+        pace = VideoPace(rungs, params.frame_count, end_by_s)
+        batch_frames = self.config.buffers.video_batch_frames
 
         def work(token: CancellationToken) -> torch.Tensor:
             shape = (params.frame_count, 3, params.height, params.width)
@@ -294,7 +301,17 @@ class VortexPipeline:
                     width=params.width,
                     height=params.height,
                 )
+            between = InBetween(params.frame_count)
+            under_way: deque[list[int]] = deque()  # from a GPU, frames arrive a batch later
             done = 0
+
+            def put(frames: torch.Tensor) -> None:
+                nonlocal done
+                video[done : done + len(frames)] = frames
+                done += len(frames)
+                if sink is not None and len(frames):
+                    sink.write(frames.permute(0, 2, 3, 1).contiguous().numpy())
+
             for batch in self._models.animator.animate(
                 image,
                 speech,
@@ -304,18 +321,19 @@ class VortexPipeline:
                 height=params.height,
                 expressions=expressions,
                 seed=0 if slot is None else slot.seed,
-                batch_frames=self.config.buffers.video_batch_frames,
+                batch_frames=batch_frames,
+                chosen=_noted(pace.batches(batch_frames), under_way),
                 token=token,
             ):
-                video[done : done + len(batch)] = batch
-                done += len(batch)
-                if sink is not None:
-                    sink.write(batch.permute(0, 2, 3, 1).contiguous().numpy())
+                put(between.complete(under_way.popleft(), batch))
+            put(between.rest())
             return video
 
         video = await self._stage("video", slot, work)
         if slot is not None:
-            slot.frames_computed = len(video)
+            slot.frames_computed = pace.rendered
+            if pace.why:
+                slot.step_down(pace.rung, pace.why)
         return video
 
     async def _verify_semantic(
@@ -335,6 +353,7 @@ class VortexPipeline:
                 banned_concepts=constraints.banned_concepts,
                 required_concepts=constraints.required_concepts,
                 min_clip_score=constraints.min_clip_score,
+                keyframes=FULL.keyframes if slot is None else slot.rung.keyframes,
                 token=token,
             )
 
@@ -370,3 +389,10 @@ class VortexPipeline:
         with torch.cuda.stream(stream):
             yield
             stream.synchronize()
+
+
+def _noted(batches: Iterator[list[int]], under_way: deque[list[int]]) -> Iterator[list[int]]:
+    """Pass batches on as they are asked for, and note those whose frames have not arrived yet."""
+    for batch in batches:
+        under_way.append(batch)
+        yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from schemas import Recipe
 from schemas.describe import describe_validation_error
 from vortex.errors import InvalidRecipeError
+from vortex.rung import FULL, Rung
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +76,12 @@ class SlotContext:
     listener: SlotListener = field(default_factory=SlotListener)
     admitted: bool = False
     """Whether the caller has asked already what the limits rule out."""
+    rungs: tuple[Rung, ...] = (FULL,)
+    """The rung in force, and those below it to which the slot may still step down."""
+    rung_why: str = ""
+    """Why the rung in force is not the best; empty if it is."""
+    video_end_by_s: float = math.inf
+    """Monotonic second by which the video stage must end."""
 
     stage: str | None = None
     """The last step that began; after an error, the one that failed."""
@@ -85,6 +93,16 @@ class SlotContext:
     """Frames that the video stage rendered."""
     steps: int = 0
     """Denoising steps that the image stage took."""
+
+    @property
+    def rung(self) -> Rung:
+        """The rung in force."""
+        return self.rungs[0]
+
+    def step_down(self, rung: Rung, why: str) -> None:
+        """Go on at a lower rung; what is behind stays as it is."""
+        self.rungs = self.rungs[self.rungs.index(rung) :]
+        self.rung_why = why
 
     @contextmanager
     def step(self, name: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:

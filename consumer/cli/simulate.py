@@ -12,10 +12,10 @@ from rich.table import Table
 
 from consumer.cli.common import console
 from consumer.planning import Rung
-from consumer.planning.plan import FULL
 from consumer.simulation.recorded import read_recorded
 from consumer.simulation.report import Simulated, plot
 from consumer.simulation.traces import Traffic
+from vortex.rung import FULL
 
 
 class Shape(StrEnum):

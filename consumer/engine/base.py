@@ -8,6 +8,7 @@ from typing import Protocol
 
 from consumer.job import TickKey
 from schemas import Artifact, MissReason, Quality, Recipe, Stage, Verification
+from vortex.rung import FULL, Rung
 
 
 class EngineLostError(Exception):
@@ -32,6 +33,10 @@ class SlotRequest:
     """Monotonic seconds; the clock is the same in all processes of a machine."""
     admitted: bool = False
     """Whether `Engine.rule_out` was asked, and let the slot pass."""
+    rungs: tuple[Rung, ...] = (FULL,)
+    """The rung to begin at, and those below it to which the slot may step down."""
+    rung_why: str = ""
+    """Why it does not begin at the best rung; empty if it does."""
     trace: Mapping[str, str] = field(default_factory=dict)
     """Carrier of the trace context under which the work is done."""
 
@@ -103,8 +108,16 @@ class Engine(Protocol):
             EngineLostError: what is left of the last slot does not stop.
         """
 
-    def predict_s(self, recipe: Recipe) -> float | None:
-        """Return the seconds from start to stored video, or None while nothing was measured."""
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs at which it may make slots, the best first; at least one."""
+
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
+        """Return the seconds from start to stored video, or None while nothing was measured.
+
+        Infinite on a rung above the lowest if a stage would exceed its limit there; whether the
+        lowest may be tried is for `rule_out` to say.
+        """
 
     @property
     def spread(self) -> float:
@@ -118,7 +131,7 @@ class Engine(Protocol):
         """
 
     def rule_out(self, recipe: Recipe) -> str | None:
-        """Return in words why this engine cannot make the slot within its limits, or None.
+        """Return in words why this engine cannot make the slot on any rung, or None.
 
         None also while it does not know: the slot may be tried. Whoever is given a reason refuses
         the slot, and it counts as refused; after some, one is tried all the same.

@@ -15,6 +15,7 @@ from consumer.engine.base import (
 from consumer.engine.slot_maker import SlotMaker
 from schemas import Recipe, Stage
 from vortex.orchestration import StageEstimates
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotListener
 
 
@@ -57,9 +58,14 @@ class InlineEngine:
     async def settle(self) -> None:
         """Do nothing: `run` returns when the slot's work has stopped."""
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The configured rungs; see `Engine`."""
+        return self._config.orchestration.rungs
+
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return what the maker's estimates say; see `Engine`."""
-        return None if self._maker is None else self._maker.predict_s(recipe)
+        return None if self._maker is None else self._maker.predict_s(recipe, rung)
 
     @property
     def spread(self) -> float:

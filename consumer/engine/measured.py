@@ -14,6 +14,7 @@ from consumer.engine.base import (
 from consumer.telemetry.propagation import extract_carrier
 from consumer.telemetry.worker_metrics import WorkerMetrics
 from schemas import Recipe
+from vortex.rung import FULL, Rung
 from vortex.utils.clock import now_s
 
 
@@ -61,14 +62,24 @@ class MeasuredEngine:
             self._metrics.engine_lost()
             raise
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs that may be used; see `Engine`."""
+        return self._engine.ladder
+
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the seconds that a slot takes; see `Engine`."""
-        return self._engine.predict_s(recipe)
+        return self._engine.predict_s(recipe, rung)
 
     @property
     def spread(self) -> float:
         """How far predictions are off; see `Engine`."""
         return self._engine.spread
+
+    @property
+    def overlap_room_s(self) -> float:
+        """How long before a slot's deadline another may be begun; see `Engine`."""
+        return self._engine.overlap_room_s
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why the engine cannot make a slot; see `Engine`."""

@@ -44,6 +44,7 @@ from consumer.engine.messages import (
 )
 from schemas import MissReason, Recipe, Stage
 from vortex.orchestration import StageEstimates
+from vortex.rung import FULL, Rung
 
 CHILD_COMMAND = (sys.executable, "-m", "consumer.engine.child")
 # A stage that stops when it is told to says so well within this time after its limit.
@@ -165,9 +166,15 @@ class ProcessEngine:
         work.given_up = True
         child.line.send(Cancel(work.number))
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The configured rungs; see `Engine`."""
+        return self._config.orchestration.rungs
+
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
-        predicted_s = self._estimates.predict_slot(recipe)
+        within_limits = rung != self.ladder[-1]
+        predicted_s = self._estimates.predict_slot(recipe, rung, within_limits=within_limits)
         if predicted_s is None:
             return None
         return predicted_s + self._config.orchestration.deadline_buffer_s
@@ -184,7 +191,7 @@ class ProcessEngine:
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
-        overrun = self._estimates.rule_out(recipe)
+        overrun = self._estimates.rule_out(recipe, self.ladder[-1])
         return None if overrun is None else str(overrun)
 
     @property

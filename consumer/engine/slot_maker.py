@@ -38,6 +38,7 @@ from vortex.errors import (
 )
 from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates_file import EstimatesFile
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotContext, SlotListener
 from vortex.weights.manifest import verify_manifest
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from vortex.pipeline import VortexPipeline
 
 MAX_SEEDS = 4
-FULL_RUNG = "full"
 SAVE_INTERVAL_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class SlotMaker:
         self._config = config
         self._pipeline = pipeline
         self._store = store
+        self._ladder = config.orchestration.rungs
         self._enforce = config.models.self_check == "enforce"
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
         self._saving: asyncio.Task[None] | None = None
@@ -131,6 +132,8 @@ class SlotMaker:
             seed=request.seed,
             listener=listener,
             admitted=request.admitted,
+            rungs=request.rungs,
+            rung_why=request.rung_why,
         )
         with tracer.start_as_current_span(
             "slot.make",
@@ -151,6 +154,9 @@ class SlotMaker:
             except Exception as error:  # noqa: BLE001 - a slot's failure is its outcome
                 semconv.record_failure(span, error)
                 result = _not_made(error, slot)
+            span.set_attribute(semconv.SLOT_RUNG, slot.rung.name)
+            if slot.rung_why:
+                span.set_attribute(semconv.SLOT_RUNG_REASON, slot.rung_why)
             if isinstance(result, SlotNotMade):
                 span.set_attribute(semconv.SLOT_REASON, result.reason.value)
             self._save_estimates()
@@ -165,14 +171,17 @@ class SlotMaker:
         learned = self.scheduler.estimates.to_json()
         self._saving = asyncio.create_task(asyncio.to_thread(self._estimates_file.save, learned))
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
-        predicted_s = self.scheduler.estimates.predict_slot(recipe)
+        within_limits = rung != self._ladder[-1]
+        predicted_s = self.scheduler.estimates.predict_slot(
+            recipe, rung, within_limits=within_limits
+        )
         return None if predicted_s is None else predicted_s + self.scheduler.deadline_buffer_s
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit, or None if the slot may be tried."""
-        return self.scheduler.rule_out(recipe)
+        return self.scheduler.rule_out(recipe, self._ladder[-1])
 
     def close(self) -> None:
         """Let go of the models; does not wait for a stage that hangs."""
@@ -188,8 +197,12 @@ class SlotMaker:
             made = await self._with_seed(request, slot)
             if made is not None:
                 return made
-            if not self._time_for_another(request):
+            rungs = self._rungs_for_another(request)
+            if not rungs:
                 break
+            slot.rungs, slot.rung_why = rungs, request.rung_why
+            if rungs[0] != request.rungs[0]:
+                slot.rung_why = f"{_left_s(request):.2f} s were left for another seed"
             slot.seed = (slot.seed + 1) % (MAX_SEED + 1)
             span.add_event("Another seed", {semconv.SLOT_SEED: slot.seed})
         detail = f"the self-check failed with {seeds} of at most {MAX_SEEDS} seeds"
@@ -266,16 +279,21 @@ class SlotMaker:
                 frames_computed=slot.frames_computed,
                 frames_total=len(result.video_frames),
                 steps=slot.steps,
-                rung=FULL_RUNG,
+                rung=slot.rung.name,
+                rung_reason=slot.rung_why or None,
             ),
             seed=slot.seed,
             models=self._pipeline.models.revisions,
             times_ms=dict(slot.breakdown),
         )
 
-    def _time_for_another(self, request: SlotRequest) -> bool:
-        needed_s = self.predict_s(request.recipe)
-        return needed_s is not None and needed_s < _left_s(request)
+    def _rungs_for_another(self, request: SlotRequest) -> tuple[Rung, ...]:
+        """Return the rungs at which there is time left for another seed, the best first."""
+        for index, rung in enumerate(request.rungs):
+            needed_s = self.predict_s(request.recipe, rung)
+            if needed_s is not None and needed_s < _left_s(request):
+                return request.rungs[index:]
+        return ()
 
 
 def _load_pipeline(config: WorkerConfig) -> VortexPipeline:

@@ -4,7 +4,8 @@
 out. The same code runs in the worker, in the simulator and over a recorded topic.
 """
 
-from consumer.planning.plan import GivenUp, Plan, Rung, Start, Waiting
+from consumer.planning.plan import GivenUp, Plan, Start, Waiting
 from consumer.planning.planner import Planner
+from vortex.rung import Rung
 
 __all__ = ["GivenUp", "Plan", "Planner", "Rung", "Start", "Waiting"]

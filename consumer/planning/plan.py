@@ -7,22 +7,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from vortex.rung import Rung
+
 K = TypeVar("K", bound=Hashable)
 W = TypeVar("W")
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One level of quality at which a slot can be made."""
-
-    name: str
-    work_share: float
-    """Work relative to full quality, above 0 and up to 1; the estimates get it with the slot."""
-    quality: float = 1.0
-    """Relative to full quality, for reports."""
-
-
-FULL = Rung("full", 1.0)
 
 
 @dataclass(frozen=True)
@@ -47,6 +35,8 @@ class Start(Generic[K]):
     """Predicted, at its rung."""
     rung: Rung
     why: str
+    held_back: str = ""
+    """Why it is not on the highest rung; empty if it is."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from operator import itemgetter
 from typing import Generic
 
 from consumer.planning.expected import ExpectedArrivals
-from consumer.planning.plan import FULL, GivenUp, K, Plan, Rung, Start, W, Waiting
+from consumer.planning.plan import GivenUp, K, Plan, Start, W, Waiting
 from consumer.planning.schedule import Entry, Schedule
+from vortex.rung import FULL, Rung
 
 # A slot is given up early only if the plan leaves it out even when all slots take so little of
 # their prediction. Higher gives up more that could still have been made.
@@ -122,24 +123,6 @@ class Planner(Generic[K, W]):
             self._until_rebuild = 0
             look_s = now_s
         return Plan(start, tuple(given_up), look_s)
-
-    def rung_for_rest(
-        self, now_s: float, deadline_s: float, current: Rung, rest_s: Callable[[Rung], float]
-    ) -> Rung | None:
-        """Return the rung at which to go on with a slot in the making; None if none is in time.
-
-        That is the one it has, or the next lower one whose rest ends in time: a slot never goes up
-        again, since what is behind it cannot be made better.
-
-        Args:
-            now_s: monotonic seconds.
-            deadline_s: monotonic seconds.
-            current: the slot's rung so far.
-            rest_s: the seconds of what is ahead, at a rung.
-        """
-        left_s = deadline_s - now_s
-        below = self._ladder[self._ladder.index(current) :]
-        return next((rung for rung in below if rest_s(rung) <= left_s), None)
 
     # --- the schedule -----------------------------------------------------------------------
 
@@ -284,14 +267,23 @@ class Planner(Generic[K, W]):
     def _at_best_rung(self, key: K, lowest_s: float, now_s: float, why: str) -> Start[K]:
         slot = self._waiting[key]
         self._schedule.remove(key)
+        held_back = ""
         for rung in self._ladder[:-1]:
             seconds = self._predict_s(slot.work, rung)
             if now_s + seconds > slot.deadline_s - self._z * seconds:
-                continue
-            if self._leaves_others_alone(now_s, seconds, lowest_s):
+                held_back = held_back or (
+                    f"rung {rung.name} needs {seconds:.2f} s, and {slot.deadline_s - now_s:.2f} s"
+                    " were left"
+                )
+            elif self._leaves_others_alone(now_s, seconds, lowest_s):
                 why += f"; all others keep a reserve of {self._reserve_s:g} s"
-                return Start(key, seconds, rung, why)
-        return Start(key, lowest_s, self._ladder[-1], why)
+                return Start(key, seconds, rung, why, held_back)
+            else:
+                held_back = held_back or (
+                    f"on rung {rung.name}, slots that wait or are expected would lose their reserve"
+                    f" of {self._reserve_s:g} s"
+                )
+        return Start(key, lowest_s, self._ladder[-1], why, held_back)
 
     def _leaves_others_alone(self, now_s: float, seconds: float, lowest_s: float) -> bool:
         """Return whether a slot may take so long: nobody who waits or is expected loses by it."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from consumer.planning import GivenUp, Plan, Planner, Rung, Start, Waiting
-from consumer.planning.plan import FULL
 from consumer.simulation.traces import MEAN_S, PARALLEL_SHARE, SimulatedSlot
 from vortex.orchestration.learning import CarryOver, Prior, StageModel
+from vortex.rung import FULL
 
 CONFIGURED = Prior(fixed_s=0.05 * MEAN_S, per_unit_s=0.95 * MEAN_S, doubt=0.3)
 BLIND = Prior(fixed_s=1.0, per_unit_s=2.0, doubt=1.0)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.planning import Planner, Rung, Start, Waiting
-from consumer.planning.plan import FULL
 from consumer.simulation.machine import Run
 from consumer.simulation.traces import MEAN_S, PARALLEL_SHARE, SimulatedSlot
 from consumer.simulation.virtual_time import run_in_virtual_time
@@ -21,6 +20,7 @@ from vortex.errors import DeadlineMissError
 from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S, StageEstimates, work_units
 from vortex.orchestration.learning import Prior
 from vortex.orchestration.scheduler import UNLIMITED, SlotScheduler
+from vortex.rung import FULL
 from vortex.slot import SlotContext
 from vortex.utils.clock import now_s
 

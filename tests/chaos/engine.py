@@ -22,6 +22,7 @@ from consumer.engine.process import ProcessEngine
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import slot_made
 from vortex.orchestration import StageEstimates
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotListener
 
 COMMAND = (sys.executable, "-m", "tests.chaos.engine")
@@ -39,8 +40,8 @@ class ScriptedProcessEngine(ProcessEngine):
     def __init__(self, config: WorkerConfig) -> None:
         super().__init__(config, COMMAND)
 
-    def predict_s(self, recipe: Recipe) -> float | None:
-        """Return what the script says."""
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
+        """Return what the script says, on every rung."""
         return _parse(recipe)[0]
 
 

@@ -17,6 +17,7 @@ from consumer.engine.base import (
     ignore_stage,
 )
 from schemas import Artifact, Quality, Recipe, Stage, Verification
+from vortex.rung import FULL, Rung
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ScriptedEngine:
         self.predicted_s = predicted_s
         self.room_s = math.inf
         """What `overlap_room_s` answers."""
+        self.ladder: tuple[Rung, ...] = (FULL,)
         self.ruled_out: str | None = None
         """What `rule_out` answers."""
         self.start_error: Exception | None = None
@@ -144,9 +146,9 @@ class ScriptedEngine:
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
-    def predict_s(self, recipe: Recipe) -> float | None:
-        """Return `predicted_s`, whatever the recipe."""
-        return self.predicted_s
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
+        """Return `predicted_s`, whatever the recipe, or the rung's share of it."""
+        return None if self.predicted_s is None else self.predicted_s * rung.work_share
 
     @property
     def spread(self) -> float:

@@ -25,10 +25,10 @@ from vortex.models.calibration import Calibration
 from vortex.models.footprint import held_bytes
 from vortex.models.int8 import quantize_rows
 from vortex.models.quantization import ClipQuantization
+from vortex.rung import KEYFRAMES
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
 
-KEYFRAMES = 5
 PROMPT_PREFIX = "A photo depicts "
 EMBEDDING_WIDTH = 512
 
@@ -120,9 +120,9 @@ def clip_score(cosine: torch.Tensor) -> torch.Tensor:
     return (CLIP_SCORE_WEIGHT * cosine.clamp(min=0.0)).clamp(max=1.0)
 
 
-def keyframe_indices(frames: int) -> list[int]:
-    """Return five evenly spaced frames, the middles of five equal parts."""
-    return [int((part + 0.5) * frames / KEYFRAMES) for part in range(KEYFRAMES)]
+def keyframe_indices(frames: int, keyframes: int = KEYFRAMES) -> list[int]:
+    """Return evenly spaced frames, the middles of so many equal parts."""
+    return [int((part + 0.5) * frames / keyframes) for part in range(keyframes)]
 
 
 def combine_embeddings(of_b: torch.Tensor, of_l: torch.Tensor) -> torch.Tensor:
@@ -265,9 +265,10 @@ class DualClip:
         banned_concepts: Sequence[str] = (),
         required_concepts: Sequence[str] = (),
         min_clip_score: float | None = None,
+        keyframes: int = KEYFRAMES,
         token: CancellationToken,
     ) -> DualClipResult:
-        """Judge a video by five keyframes; same arguments, same verdict.
+        """Judge a video by its keyframes; same arguments, same verdict.
 
         A concept counts as shown when its ensemble score, prefixed like the prompt, reaches the
         weighted threshold 0.4 * 0.70 + 0.6 * 0.72.
@@ -278,6 +279,7 @@ class DualClip:
             banned_concepts: must not be shown.
             required_concepts: must be shown.
             min_clip_score: lowest ensemble score to accept, on top of the thresholds.
+            keyframes: how many frames to look at, evenly spaced.
             token: polled before each model.
 
         Raises:
@@ -286,7 +288,7 @@ class DualClip:
         """
         if video.ndim != 4 or video.shape[0] == 0:
             raise ValueError(f"a video is [T, 3, H, W] with T > 0, got {list(video.shape)}")
-        frames = video[keyframe_indices(video.shape[0])]
+        frames = video[keyframe_indices(video.shape[0], keyframes)]
         frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
         if not torch.isfinite(frames).all():
             raise ValueError("the video has NaN or infinite values")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import NamedTuple
 
-from schemas import Recipe
+from schemas import Recipe, SlotParams
 from vortex.orchestration.learning import CarryOver, Prior, StageModel
+from vortex.rung import FULL, Rung
 
 STAGES = ("audio", "image", "video", "clip")
 
@@ -28,21 +29,27 @@ _LENIENCE_OF_A_REFUSAL = 0.8
 _MAX_PATIENCE = 16
 
 
-def work_units(recipe: Recipe) -> dict[str, float]:
+def work_units(recipe: Recipe, rung: Rung = FULL) -> dict[str, float]:
     """Return how much work each stage has with a recipe, in units that its time grows with.
 
     Audio counts seconds of speech, video counts frames of 512x512, of which a smaller one costs
-    little less; a portrait and a self-check are one unit.
+    little less; a portrait and a self-check are one unit at full quality.
     """
     params = recipe.slot_params
     speech_s = len(recipe.audio_track.script) / SPOKEN_CHARACTERS_PER_S
-    frame_units = _FRAME_UNITS + _PIXEL_UNITS * params.width * params.height
     return {
         "audio": max(1.0, min(params.duration_sec, speech_s)),
-        "image": 1.0,
-        "video": max(1.0, params.duration_sec * params.fps * frame_units),
-        "clip": 1.0,
+        "image": rung.steps_share,
+        "video": video_units(params, rung.work_share),
+        "clip": rung.keyframes / FULL.keyframes,
     }
+
+
+def video_units(params: SlotParams, rendered_share: float = 1.0) -> float:
+    """Return the work of a video of which so many frames are rendered; all of them are encoded."""
+    frames = params.duration_sec * params.fps
+    pixel_units = _PIXEL_UNITS * params.width * params.height
+    return max(1.0, frames * (_FRAME_UNITS * rendered_share + pixel_units))
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class StageEstimates:
 
     def slot(self, recipe: Recipe) -> SlotEstimate:
         """Return what is known of a slot that is about to be made."""
-        return SlotEstimate(self, self._carry_over, work_units(recipe))
+        return SlotEstimate(self, self._carry_over, recipe)
 
     @property
     def spread(self) -> float:
@@ -212,12 +219,22 @@ class StageEstimates:
             return None
         return min(seconds, self._limits_s.get(stage, math.inf))
 
-    def predict_slot(self, recipe: Recipe) -> float | None:
+    def predict_slot(
+        self, recipe: Recipe, rung: Rung = FULL, *, within_limits: bool = False
+    ) -> float | None:
         """Return the seconds from the first stage's start to the last one's end, if all are known.
 
         That is the critical path, max(audio, image) + video + clip.
+
+        Args:
+            recipe: of the slot.
+            rung: at which it is made.
+            within_limits: whether a slot counts as endless if a stage of it would exceed its limit.
         """
-        return self.predict_units(work_units(recipe))
+        units = work_units(recipe, rung)
+        if within_limits and any(self.overrun(stage, units[stage]) for stage in STAGES):
+            return math.inf
+        return self.predict_units(units)
 
     def predict_units(self, units: Mapping[str, float]) -> float | None:
         """Return the seconds of a slot with so much work, if all stages are known."""
@@ -253,12 +270,12 @@ class StageEstimates:
             return None
         return Overrun(stage, seconds, limit_s, known.ever_finished)
 
-    def rule_out(self, recipe: Recipe) -> Overrun | None:
-        """Return why the limits rule a slot out, or None if it may be tried.
+    def rule_out(self, recipe: Recipe, rung: Rung = FULL) -> Overrun | None:
+        """Return why the limits rule a slot out at a rung, or None if it may be tried.
 
         Whoever is given a reason refuses the slot, and it counts as refused.
         """
-        units = work_units(recipe)
+        units = work_units(recipe, rung)
         for stage in STAGES:
             overrun = self.overrun(stage, units[stage])
             if overrun is None:
@@ -274,24 +291,29 @@ class StageEstimates:
 class SlotEstimate:
     """Predicts the rest of one slot from its finished stages, and passes on what they teach."""
 
-    def __init__(
-        self, estimates: StageEstimates, carry_over: CarryOver, units: Mapping[str, float]
-    ) -> None:
+    def __init__(self, estimates: StageEstimates, carry_over: CarryOver, recipe: Recipe) -> None:
         self._estimates = estimates
         self._carry_over = carry_over
-        self._units = units
+        self._recipe = recipe
         self._errors: list[float] = []
 
-    def finished(self, stage: str, seconds: float) -> None:
-        """Learn from an attempt of a stage that finished."""
-        error = self._estimates.observe(stage, seconds, self._units[stage])
+    def finished(self, stage: str, seconds: float, units: float | None = None) -> None:
+        """Learn from an attempt of a stage that finished.
+
+        Args:
+            stage: of the slot.
+            seconds: that the attempt took.
+            units: the work that was done; None is that of full quality.
+        """
+        units = work_units(self._recipe)[stage] if units is None else units
+        error = self._estimates.observe(stage, seconds, units)
         if self._errors:
             self._carry_over.observe(fmean(self._errors), error)
         self._errors.append(error)
 
-    def predict(self, stage: str) -> float | None:
+    def predict(self, stage: str, rung: Rung = FULL) -> float | None:
         """Return the seconds of a stage ahead, given those behind; None if it is not known."""
-        seconds = self._estimates.predict(stage, self._units[stage])
+        seconds = self._estimates.predict(stage, work_units(self._recipe, rung)[stage])
         if seconds is None or not self._errors:
             return seconds
         return seconds * self._carry_over.factor(fmean(self._errors))

@@ -20,8 +20,9 @@ from vortex.errors import (
     StageHungError,
     StageTimeoutError,
 )
-from vortex.orchestration.estimates import STAGES, StageEstimates, work_units
+from vortex.orchestration.estimates import STAGES, StageEstimates, video_units, work_units
 from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
+from vortex.rung import FULL, Rung
 from vortex.slot import SlotContext, as_recipe, slot_seed
 from vortex.utils.side_by_side import side_by_side
 
@@ -98,8 +99,9 @@ class SlotScheduler:
     `takes_slot_context = True` gets recipes as `Recipe`, and the slot's `SlotContext` as one more
     positional argument.
 
-    A slot is given up as soon as the stages ahead can no longer fit before its deadline, and not
-    begun if one of them would go over its timeout. What they need is predicted from how long they
+    A slot steps down its ladder when the stages ahead no longer fit before its deadline, is given
+    up once they do not fit on the lowest rung either, and not begun if one of them would go over
+    its timeout. What they need is predicted from how long they
     took; a stage that was never measured may be tried, and counts as no time.
     """
 
@@ -166,7 +168,7 @@ class SlotScheduler:
         """
         read = self._read(recipe)
         if slot is None or not slot.admitted:
-            ruled_out = self.rule_out(read)
+            ruled_out = self.rule_out(read, FULL if slot is None else slot.rungs[-1])
             if ruled_out is not None:
                 raise DeadlineMissError(f"Deadline miss predicted before any work: {ruled_out}")
         started = self._clock()
@@ -219,12 +221,12 @@ class SlotScheduler:
         )
         return result
 
-    def rule_out(self, recipe: Recipe) -> str | None:
-        """Return in words why the limits rule a slot out, or None if it may be tried.
+    def rule_out(self, recipe: Recipe, rung: Rung = FULL) -> str | None:
+        """Return in words why the limits rule a slot out at a rung, or None if it may be tried.
 
         Whoever is given a reason refuses the slot; see `StageEstimates` for what that changes.
         """
-        overrun = self.estimates.rule_out(recipe)
+        overrun = self.estimates.rule_out(recipe, rung)
         return None if overrun is None else str(overrun)
 
     def _read(self, recipe: Recipe | Mapping[str, Any]) -> Recipe:
@@ -332,7 +334,6 @@ class _SlotRun:
         self._recipe = recipe
         self._slot = slot
         self._deadline = deadline
-        self._units = work_units(slot.recipe)
         self._estimate = scheduler.estimates.slot(slot.recipe)
 
     async def audio(self) -> torch.Tensor:
@@ -344,8 +345,15 @@ class _SlotRun:
         return await self._stage("image", lambda: attempt(self._recipe, self._slot))
 
     async def video(self, image: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
-        attempt = self._scheduler._generate_video_with_timeout
-        return await self._stage("video", lambda: attempt(image, audio, self._slot))
+        scheduler = self._scheduler
+
+        def attempt() -> Awaitable[torch.Tensor]:
+            self._slot.video_end_by_s = min(
+                self._end_by_s(("clip",)), scheduler._clock() + scheduler.timeouts["video_s"]
+            )
+            return scheduler._generate_video_with_timeout(image, audio, self._slot)
+
+        return await self._stage("video", attempt)
 
     async def clip(self, video: torch.Tensor) -> DualClipResult:
         attempt = self._scheduler._verify_with_clip
@@ -355,25 +363,57 @@ class _SlotRun:
     async def phase(self, *stages: str, then: tuple[str, ...] = ()) -> AsyncIterator[None]:
         """Run stages inside, and stop them once those of `then` would come too late.
 
-        Stages that were never measured may be tried even with little time: they can be quick.
+        The slot first steps down to the rung at which all of them fit, if it must. Stages that were
+        never measured may be tried even with little time: they can be quick.
 
         Raises:
             DeadlineMissError: that moment came, or is known to come before the stages end.
         """
-        scheduler = self._scheduler
-        ahead_s = sum(self._predicted_s(stage) for stage in then)
-        needed_s = max(self._predicted_s(stage) for stage in stages) + ahead_s
-        now = scheduler._clock()
-        if not scheduler._check_deadline(now, self._deadline, needed_s):
-            raise self._miss(stages, needed_s)
-        left_s = self._deadline - now - scheduler.deadline_buffer_s - ahead_s
+        self._settle_rung(stages, then)
+        left_s = self._end_by_s(then) - self._scheduler._clock()
         try:
             async with asyncio.timeout(None if math.isinf(left_s) else left_s) as limit:
                 yield
         except TimeoutError as error:
             if limit.expired():
-                raise self._miss(stages, ahead_s) from error
+                raise self._miss(stages, self._ahead_s(then, self._slot.rungs[-1])) from error
             raise
+
+    def _settle_rung(self, stages: tuple[str, ...], then: tuple[str, ...]) -> None:
+        """Step down to the first rung at which the stages and those after them fit.
+
+        Raises:
+            DeadlineMissError: they fit at none.
+        """
+        slot, scheduler, now = self._slot, self._scheduler, self._scheduler._clock()
+        needed_s = {
+            rung: max(self._predicted_s(stage, rung) for stage in stages)
+            + self._ahead_s(then, rung)
+            for rung in slot.rungs
+        }
+        fitting = (
+            rung
+            for rung, seconds in needed_s.items()
+            if scheduler._check_deadline(now, self._deadline, seconds)
+        )
+        rung = next(fitting, None)
+        if rung is None:
+            raise self._miss(stages, needed_s[slot.rungs[-1]])
+        if rung is not slot.rung:
+            left_s = self._deadline - now - scheduler.deadline_buffer_s
+            slot.step_down(
+                rung,
+                f"before the {' and '.join(stages)}, rung {slot.rung.name} needed"
+                f" {needed_s[slot.rung]:.2f} s, and {left_s:.2f} s were left",
+            )
+
+    def _end_by_s(self, then: tuple[str, ...]) -> float:
+        """Return the second by which a phase must end for those of `then` on the lowest rung."""
+        ahead_s = self._ahead_s(then, self._slot.rungs[-1])
+        return self._deadline - self._scheduler.deadline_buffer_s - ahead_s
+
+    def _ahead_s(self, stages: tuple[str, ...], rung: Rung) -> float:
+        return sum(self._predicted_s(stage, rung) for stage in stages)
 
     def breakdown(self, total_ms: float) -> GenerationBreakdown:
         times = {f"{stage}_ms": self._slot.breakdown[f"{stage}_ms"] for stage in STAGES}
@@ -386,7 +426,7 @@ class _SlotRun:
 
     async def _stage(self, stage: str, make_coroutine: Callable[[], Awaitable[T]]) -> T:
         clock, estimates = self._scheduler._clock, self._scheduler.estimates
-        units = self._units[stage]
+        units = work_units(self._slot.recipe, self._slot.rung)[stage]
 
         async def measured_attempt() -> T:
             attempt_started = clock()
@@ -402,7 +442,8 @@ class _SlotRun:
                 raise
             finally:
                 self._slot.listener.attempt_ended(stage)
-            self._estimate.finished(stage, clock() - attempt_started)
+            seconds = clock() - attempt_started
+            self._estimate.finished(stage, seconds, self._done_units(stage, units))
             return result
 
         about: dict[str, str | int] = {"slot.stage": stage}
@@ -413,8 +454,15 @@ class _SlotRun:
                 measured_attempt, self._scheduler.retry_policy[stage], stage
             )
 
-    def _predicted_s(self, stage: str) -> float:
-        return self._estimate.predict(stage) or 0.0
+    def _done_units(self, stage: str, planned: float) -> float:
+        """Return the work of a stage that has finished; a video may have stepped down meanwhile."""
+        params = self._slot.recipe.slot_params
+        if stage != "video" or not self._slot.frames_computed:
+            return planned
+        return video_units(params, self._slot.frames_computed / params.frame_count)
+
+    def _predicted_s(self, stage: str, rung: Rung) -> float:
+        return self._estimate.predict(stage, rung) or 0.0
 
     def _miss(self, stages: tuple[str, ...], needed_s: float) -> DeadlineMissError:
         left_s = self._deadline - self._scheduler._clock()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from consumer.planning import Rung
-from consumer.planning.plan import FULL
 from consumer.simulation.audit import wrongly_given_up
 from consumer.simulation.bounds import most_possible, with_predicted_times, with_real_times
 from consumer.simulation.machine import Machine, Policy
 from consumer.simulation.policies import BLIND, EachAlone, FirstInFirstOut, Planned
 from consumer.simulation.traces import Traffic
+from vortex.rung import FULL
 
 LADDER = (FULL, Rung("three quarters", 0.75, 0.75), Rung("half", 0.5, 0.5))
 

@@ -29,6 +29,7 @@ from consumer.simulation.virtual_time import run_in_virtual_time
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
+from vortex.rung import FULL, Rung
 from vortex.utils.clock import now_s
 
 FAILED = SlotNotMade(MissReason.FAILED, Stage.AUDIO, "no such voice", {"audio_ms": 1.0})
@@ -333,7 +334,7 @@ async def test_slot_that_the_running_one_leaves_no_room_is_answered_at_once() ->
 async def test_long_slot_that_is_due_first_waits_for_those_that_it_would_make_late() -> None:
     engine = ScriptedEngine()
     engine.may_start.clear()
-    engine.predict_s = lambda recipe: float(recipe.audio_track.script)  # type: ignore[method-assign]
+    engine.predict_s = lambda recipe, _=FULL: float(recipe.audio_track.script)  # type: ignore[method-assign]
     async with serving(engine) as bench:
         bench.submit(
             *(
@@ -410,7 +411,7 @@ async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
 def test_overloaded_engine_makes_all_but_as_many_slots_as_can_be_made() -> None:
     arrivals = [Known(5.0 * n, 5.0 * n + 45.0, 6.0 + n % 5) for n in range(150)]
     engine = ScriptedEngine({n: Script(work_s=slot.seconds) for n, slot in enumerate(arrivals)})
-    engine.predict_s = lambda recipe: float(recipe.audio_track.script)  # type: ignore[method-assign]
+    engine.predict_s = lambda recipe, _=FULL: float(recipe.audio_track.script)  # type: ignore[method-assign]
 
     async def serve() -> set[int]:
         async with serving(engine) as bench:
@@ -437,9 +438,9 @@ class CountingEngine(ScriptedEngine):
 
     predictions = 0
 
-    def predict_s(self, recipe: Recipe) -> float | None:
+    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         self.predictions += 1
-        return super().predict_s(recipe)
+        return super().predict_s(recipe, rung)
 
 
 @asynccontextmanager

@@ -87,9 +87,10 @@ class SmallModels:
 
     def animate(self, image: torch.Tensor, speech: Speech, **asked: Any) -> Iterator[torch.Tensor]:
         self._play("video", asked | {"speech": speech})
-        for number in range(asked["frame_count"]):
-            shade = asked["seed"] + number
-            yield torch.full((1, 3, asked["height"], asked["width"]), shade, dtype=torch.uint8)
+        for numbers in asked["chosen"]:
+            shades = torch.tensor([asked["seed"] + number for number in numbers])
+            size = (len(numbers), 3, asked["height"], asked["width"])
+            yield shades.to(torch.uint8).view(-1, 1, 1, 1).expand(size)
 
     def verify(self, video: torch.Tensor, prompt: str, **asked: Any) -> DualClipResult:
         self._play("clip", asked | {"prompt": prompt, "frames": len(video)})

@@ -37,6 +37,7 @@ class LivePortraitAnimator:
         expressions: Sequence[str],
         seed: int,
         batch_frames: int,
+        chosen: Iterator[Sequence[int]] | None = None,
         token: CancellationToken,
     ) -> Iterator[torch.Tensor]:
         """Yield the video in batches, in order, scaled and cut to the format.
@@ -51,6 +52,8 @@ class LivePortraitAnimator:
             expressions: shown in order, each for an equal share of the video.
             seed: decides everything random; same arguments, same frames, whatever the batches.
             batch_frames: frames in one batch.
+            chosen: the numbers of each batch's frames, asked for when it is about to be drawn; None
+                draws all, `batch_frames` at a time.
             token: polled before each batch.
 
         Yields:
@@ -67,6 +70,6 @@ class LivePortraitAnimator:
             angles=torch.from_numpy(motion.angles),
         )
         for batch in self._model.render_batches(
-            source, driving, batch_frames=batch_frames, token=token
+            source, driving, batch_frames=batch_frames, chosen=chosen, token=token
         ):
             yield cover(batch, width, height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +179,7 @@ class LivePortrait:
         driving: torch.Tensor,
         *,
         batch_frames: int,
+        chosen: Iterator[Sequence[int]] | None = None,
         token: CancellationToken,
     ) -> Iterator[torch.Tensor]:
         """Yield the frames in batches, in order.
@@ -187,6 +188,8 @@ class LivePortrait:
             source: the prepared picture.
             driving: keypoints `[n, 21, 3]`, of `drive`.
             batch_frames: frames in one batch.
+            chosen: the numbers of each batch's frames, asked for when it is about to be drawn; None
+                draws all, `batch_frames` at a time.
             token: polled before each batch. On a GPU, the batch before is then still computed.
 
         Yields:
@@ -197,9 +200,9 @@ class LivePortrait:
         """
         driving = driving.to(self._device, torch.float32)
         outbox = _Outbox(self._device)
-        for start in range(0, len(driving), batch_frames):
+        for batch in _batches(len(driving), batch_frames) if chosen is None else chosen:
             token.raise_if_cancelled()
-            yield from outbox.send(self._draw(source, driving[start : start + batch_frames]))
+            yield from outbox.send(self._draw(source, driving[list(batch)]))
         token.raise_if_cancelled()
         yield from outbox.flush()
 
@@ -208,6 +211,11 @@ class LivePortrait:
         warped = self._networks.warping(source.warping, driving)
         drawn: torch.Tensor = self._networks.generator(warped.features)
         return drawn.mul_(255.0).round_().to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _batches(frames: int, batch_frames: int) -> Iterator[Sequence[int]]:
+    for start in range(0, frames, batch_frames):
+        yield range(start, min(frames, start + batch_frames))
 
 
 class _Outbox:

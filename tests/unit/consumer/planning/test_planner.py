@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from consumer.planning import Planner, Rung, Waiting
-from consumer.planning.plan import FULL, Plan
+from consumer.planning.plan import Plan
+from vortex.rung import FULL
 
 HALF = Rung("half", 0.5, 0.5)
 
@@ -194,18 +195,6 @@ def test_slot_that_fits_only_on_a_lower_rung_is_made_on_it() -> None:
     start = plans.plan(0.0).start
     assert start is not None
     assert start.rung is HALF
-
-
-@pytest.mark.parametrize(
-    ("current", "left_s", "rung"),
-    [(FULL, 12.0, FULL), (FULL, 11.9, HALF), (FULL, 5.9, None), (HALF, 30.0, HALF)],
-)
-def test_slot_in_the_making_steps_down_only_as_far_as_it_must_and_never_up(
-    current: Rung, left_s: float, rung: Rung | None
-) -> None:
-    plans = planner(FULL, HALF)
-    found = plans.rung_for_rest(3.0, 3.0 + left_s, current, lambda rung: 12.0 * rung.work_share)
-    assert found is rung
 
 
 def test_ladder_without_a_rung_is_an_error() -> None:

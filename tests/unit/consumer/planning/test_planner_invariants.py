@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consumer.planning import Planner, Rung, Waiting
-from consumer.planning.plan import FULL
+from vortex.rung import FULL
 
 SECONDS = st.floats(0.01, 60.0)
 

@@ -5,11 +5,11 @@ import itertools
 import pytest
 
 from consumer.planning import Rung
-from consumer.planning.plan import FULL
 from consumer.simulation.machine import Machine
 from consumer.simulation.policies import Planned
 from consumer.simulation.served import serve
 from consumer.simulation.traces import Traffic
+from vortex.rung import FULL
 
 LADDER = (FULL, Rung("half", 0.5, 0.5))
 

@@ -4,9 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from consumer.cli.app import app
-from consumer.planning.plan import FULL
 from consumer.simulation.report import Simulated
 from consumer.simulation.traces import Traffic
+from vortex.rung import FULL
 
 
 def test_second_gpu_saves_slots_under_overload() -> None:
