@@ -124,8 +124,9 @@ class Dispatcher:
 
     @property
     def ahead_s(self) -> float:
-        """Predicted seconds that the slot in the making still takes."""
-        return 0.0 if self._running is None else max(0.0, self._end_s - now_s())
+        """Predicted seconds until the models are free of the slots in the making."""
+        ends_s = [work.end_s for work in self._works.values() if not work.storing]
+        return max(0.0, max(ends_s, default=now_s()) - now_s())
 
     @property
     def usual_s(self) -> float:

@@ -42,7 +42,7 @@ class MeasuredEngine:
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot, and compare the time it takes with the prediction; see `Engine`."""
         # Before the work, from which the predictions learn.
-        predicted_s = self._engine.predict_s(request.recipe)
+        predicted_s = self._engine.predict_s(request.recipe, request.rungs[0])
         began_s = now_s()
         try:
             result = await self._engine.run(request, on_stage)
