@@ -11,6 +11,7 @@ from consumer.planning import Rung
 from consumer.simulation.audit import wrongly_given_up
 from consumer.simulation.bounds import most_possible, with_predicted_times, with_real_times
 from consumer.simulation.machine import Run
+from consumer.simulation.on_rungs import serve_on_rungs
 from consumer.simulation.served import serve
 from consumer.simulation.traces import SimulatedSlot
 
@@ -32,7 +33,9 @@ class Simulated:
             [replace(slot, number=number) for number, slot in enumerate(trace[gpu::gpus])]
             for gpu in range(gpus)
         )
-        runs = tuple(serve(part, ladder) for part in traces)
+        runs = tuple(
+            serve(part) if len(ladder) == 1 else serve_on_rungs(part, ladder) for part in traces
+        )
         return cls(traces, runs, ladder[-1].work_share)
 
     @property

@@ -4,9 +4,12 @@ import itertools
 
 import pytest
 
+from consumer.dispatcher import Dispatcher
+from consumer.job import Job
 from consumer.planning import Rung
 from consumer.planning.plan import FULL
 from consumer.simulation.machine import Machine
+from consumer.simulation.on_rungs import serve_on_rungs
 from consumer.simulation.policies import Planned
 from consumer.simulation.served import serve
 from consumer.simulation.traces import Traffic
@@ -25,7 +28,7 @@ def test_production_scheduler_agrees_with_the_simulated_machine(load: float) -> 
 
 def test_every_slot_is_made_or_given_up_exactly_once() -> None:
     trace = Traffic(1.5, slots=150, burst=5).trace(seed=1)
-    run = serve(trace, LADDER)
+    run = serve_on_rungs(trace, LADDER)
     assert run.given_up.keys().isdisjoint(run.worked_s)
     assert run.given_up.keys() | run.worked_s.keys() == {slot.number for slot in trace}
     assert run.on_time.keys() <= run.worked_s.keys()
@@ -38,3 +41,29 @@ def test_work_never_overlaps_and_on_time_slots_end_before_their_deadlines() -> N
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
     for number in run.on_time:
         assert run.worked_s[number][1] <= trace[number].deadline_s
+
+
+def test_no_slots_are_served_at_once() -> None:
+    assert serve([]).arrivals == 0
+
+
+def test_error_of_the_dispatcher_ends_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: Dispatcher) -> None:
+        raise RuntimeError("broken by the test")
+
+    monkeypatch.setattr(Dispatcher, "run", broken)
+    with pytest.raises(RuntimeError, match="broken by the test"):
+        serve(Traffic(1.0, slots=5).trace(seed=1))
+
+
+def test_trace_is_served_by_the_dispatcher_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[int] = []
+    submit = Dispatcher.submit
+
+    def spy(self: Dispatcher, job: Job) -> None:
+        submitted.append(job.tick.slot_id)
+        submit(self, job)
+
+    monkeypatch.setattr(Dispatcher, "submit", spy)
+    serve(Traffic(1.0, slots=20).trace(seed=1))
+    assert submitted == list(range(20))
