@@ -16,7 +16,7 @@ from schemas import SlotTick
 from tests.support.lane import Lane, assert_one_outcome_each, slots
 
 READY_TIMEOUT_S = 30.0
-OUTCOMES_TIMEOUT_S = 300.0
+OUTCOMES_TIMEOUT_S = 600.0
 # From the first tick of a backlog to the moment from which it is due: to write it, and to start.
 BACKLOG_HEAD_S = 10.0
 

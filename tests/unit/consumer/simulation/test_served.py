@@ -8,9 +8,10 @@ from consumer.dispatcher import Dispatcher
 from consumer.job import Job
 from consumer.planning import Rung
 from consumer.planning.plan import FULL
+from consumer.simulation.bounds import most_possible, with_predicted_times
 from consumer.simulation.machine import Machine
 from consumer.simulation.on_rungs import serve_on_rungs
-from consumer.simulation.policies import Planned
+from consumer.simulation.policies import Fetched, Planned
 from consumer.simulation.served import serve
 from consumer.simulation.traces import Traffic
 
@@ -67,3 +68,13 @@ def test_trace_is_served_by_the_dispatcher_of_the_worker(monkeypatch: pytest.Mon
     monkeypatch.setattr(Dispatcher, "submit", spy)
     serve(Traffic(1.0, slots=20).trace(seed=1))
     assert submitted == list(range(20))
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+def test_backlog_that_is_fetched_in_parts_is_served_as_if_all_of_it_were_seen(
+    partitions: int,
+) -> None:
+    trace = Traffic(0.9, slots=300, backlog=True).trace(seed=1)
+    run = Machine(trace, Fetched(partitions)).run()
+    assert run.given_up.keys() | run.worked_s.keys() == set(range(300))
+    assert len(run.on_time) >= 0.99 * most_possible(with_predicted_times(trace))
