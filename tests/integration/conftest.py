@@ -45,19 +45,14 @@ def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopi
 
 @pytest.fixture
 def make_lane(kafka: EmbeddedKafka, make_topic: MakeTopic) -> MakeLane:
-    """Give `await make_lane(partitions=1, dead_letter=None, name="lane")`.
+    """Give `await make_lane(partitions=1, dead_letter=None)`; the latter are topic settings."""
 
-    `dead_letter` are topic settings; the names of the topics contain `name`.
-    """
-
-    async def make(
-        partitions: int = 1, dead_letter: Mapping[str, str] | None = None, name: str = "lane"
-    ) -> Lane:
+    async def make(partitions: int = 1, dead_letter: Mapping[str, str] | None = None) -> Lane:
         return Lane.of(
             kafka.bootstrap_servers,
-            await make_topic(f"{name}.ticks", partitions),
-            await make_topic(f"{name}.results"),
-            await make_topic(f"{name}.dead-letter", configs=dead_letter),
+            await make_topic("ticks", partitions),
+            await make_topic("results"),
+            await make_topic("dead-letter", configs=dead_letter),
         )
 
     return make

@@ -18,7 +18,7 @@ from tests.support.lane import Lane, assert_one_outcome_each, slots
 READY_TIMEOUT_S = 30.0
 OUTCOMES_TIMEOUT_S = 600.0
 # From the first tick of a backlog to the moment from which it is due: to write it, and to start.
-BACKLOG_HEAD_S = 10.0
+BACKLOG_HEAD_S = 25.0
 
 
 async def serve_for_real(lane: Lane, trace: Sequence[SimulatedSlot], scale: float) -> set[int]:
