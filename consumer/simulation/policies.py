@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
+import zlib
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from consumer.planning import GivenUp, Plan, Planner, Rung, Start, Waiting
@@ -74,6 +76,39 @@ class Planned:
     def parallel_limit_s(self, slot: SimulatedSlot, share: float) -> float:
         """Return the predicted rest."""
         return self.estimates.rest.predict(slot.units * share)
+
+
+class Fetched(Planned):
+    """The same over slots that lie in partitions, of which only so many are fetched at a time."""
+
+    def __init__(self, partitions: int, queue_limit: int = 64) -> None:
+        """Start without slots.
+
+        Args:
+            partitions: slots lie in so many by the hash of their number, as ticks by their key.
+                They are fetched from one partition after the other, one slot each.
+            queue_limit: so many slots may wait; others are not fetched, and so not seen.
+        """
+        super().__init__()
+        self._partitions: list[deque[SimulatedSlot]] = [deque() for _ in range(partitions)]
+        self._turn = 0
+        self._queue_limit = queue_limit
+        self.plan = self._fetch_and_plan
+
+    def arrive(self, slot: SimulatedSlot, now_s: float) -> None:
+        """Add a slot to its partition."""
+        place = zlib.crc32(str(slot.number).encode()) % len(self._partitions)
+        self._partitions[place].append(slot)
+
+    def _fetch_and_plan(self, now_s: float, free_s: float | None = None) -> Plan[int]:
+        while len(self.planner) < self._queue_limit and any(self._partitions):
+            partition = self._partitions[self._turn % len(self._partitions)]
+            self._turn += 1
+            if partition:
+                super().arrive(partition.popleft(), now_s)
+        plan = self.planner.plan(now_s, free_s)
+        more = plan.give_up and any(self._partitions)
+        return replace(plan, look_again_s=now_s) if more else plan
 
 
 class EachAlone:

@@ -32,7 +32,7 @@ class Simulated:
             [replace(slot, number=number) for number, slot in enumerate(trace[gpu::gpus])]
             for gpu in range(gpus)
         )
-        runs = tuple(serve(part, ladder) for part in traces)
+        runs = tuple(serve(part, tuple(ladder)) for part in traces)
         return cls(traces, runs, ladder[-1].work_share)
 
     @property

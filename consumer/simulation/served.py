@@ -1,4 +1,4 @@
-"""The production planner, estimates and scheduler serve a trace in virtual time.
+"""The production planner, dispatcher, estimates and scheduler serve a trace in virtual time.
 
 Only the stages are simulated: they sleep as long as the trace says.
 """
@@ -6,174 +6,91 @@ Only the stages are simulated: they sleep as long as the trace says.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
-from consumer.planning import Planner, Rung, Start, Waiting
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN
+
+from consumer.dispatcher import Dispatcher
+from consumer.engine.base import EngineResult, SlotMade
+from consumer.job import Arrival, Job, TickKey
+from consumer.simulation.engine import SimulatedEngine, recipe_of
 from consumer.simulation.machine import Run
-from consumer.simulation.traces import MEAN_S, PARALLEL_SHARE, SimulatedSlot
+from consumer.simulation.traces import SimulatedSlot
 from consumer.simulation.virtual_time import run_in_virtual_time
-from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
-from vortex.errors import DeadlineMissError
-from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S, StageEstimates, work_units
-from vortex.orchestration.learning import Prior
-from vortex.orchestration.scheduler import UNLIMITED, SlotScheduler
-from vortex.rung import FULL
-from vortex.slot import SlotContext
+from schemas import SlotTick
+from vortex.rung import FULL, Rung
 from vortex.utils.clock import now_s
 
-# What a usual slot consists of: so much video that eleven times as much is still a slot, and takes
-# MEAN_S to make.
-_USUAL_S = 4.0
-_FPS = 24
-_CLIP_SHARE = 0.03
-_DOUBT = 0.3
+_EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def serve(trace: Sequence[SimulatedSlot], ladder: Sequence[Rung] = (FULL,)) -> Run:
+def serve(trace: Sequence[SimulatedSlot], ladder: tuple[Rung, ...] = (FULL,)) -> Run:
     """Serve a whole trace, and return what came of it."""
-    return run_in_virtual_time(_Server(trace, ladder).serve())
+    return run_in_virtual_time(_Served(trace, ladder).serve()) if trace else Run()
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    """What the self-check of a simulated slot finds."""
+class _Served:
+    """One worker without Kafka."""
 
-    embedding: None = None
-
-
-class _SleepingPipeline:
-    """A pipeline whose stages take the time of the trace."""
-
-    takes_slot_context = True
-
-    def __init__(self, trace: Sequence[SimulatedSlot]) -> None:
+    def __init__(self, trace: Sequence[SimulatedSlot], ladder: tuple[Rung, ...]) -> None:
         self._trace = trace
-        self.share = 1.0
-
-    async def _generate_audio(self, recipe: Recipe, slot: SlotContext) -> Any:
-        await self._sleep(slot, PARALLEL_SHARE)
-
-    async def _generate_actor(self, recipe: Recipe, slot: SlotContext) -> Any:
-        await self._sleep(slot, PARALLEL_SHARE / 2)
-
-    async def _generate_video(self, image: Any, audio: Any, slot: SlotContext) -> Any:
-        await self._sleep(slot, 1 - PARALLEL_SHARE - _CLIP_SHARE)
-
-    async def _verify_semantic(self, video: Any, recipe: Recipe, slot: SlotContext) -> Any:
-        await self._sleep(slot, _CLIP_SHARE)
-        return _Verdict()
-
-    async def _sleep(self, slot: SlotContext, part: float) -> None:
-        await asyncio.sleep(self._trace[slot.slot_id].seconds * self.share * part)
-
-
-class _Server:
-    """One worker without Kafka: slots arrive, are planned, and are made one at a time."""
-
-    def __init__(self, trace: Sequence[SimulatedSlot], ladder: Sequence[Rung]) -> None:
-        self._trace = trace
-        self._pipeline = _SleepingPipeline(trace)
-        parts = {
-            "audio": PARALLEL_SHARE,
-            "image": PARALLEL_SHARE / 2,
-            "video": 1 - PARALLEL_SHARE - _CLIP_SHARE,
-            "clip": _CLIP_SHARE,
-        }
-        usual = work_units(_recipe(1.0))
-        self._estimates = StageEstimates(
-            priors={
-                stage: Prior(0.05 * MEAN_S * part, 0.95 * MEAN_S * part / usual[stage], _DOUBT)
-                for stage, part in parts.items()
-            }
-        )
-        self._scheduler = SlotScheduler(
-            self._pipeline, UNLIMITED, estimates=self._estimates, clock=now_s
-        )
-        self._planner: Planner[int, SimulatedSlot] = Planner(
-            self._predict_s, lambda: self._estimates.spread, ladder
-        )
-        self._units: dict[tuple[int, float], Mapping[str, float]] = {}
-        self._changed = asyncio.Event()
-        self._free_s: float | None = None
-        self._making: asyncio.Task[None] | None = None
-        self._arriving = True
+        self._quality = {rung.name: rung.quality for rung in ladder}
+        self._dispatcher = Dispatcher(SimulatedEngine(trace, ladder=ladder), self._on_result)
         self._run = Run(arrivals=len(trace))
+        self._undecided = len(trace)
+        self._all_decided = asyncio.Event()
 
     async def serve(self) -> Run:
         """Serve until all slots are decided."""
         arrivals = asyncio.create_task(self._arrive())
-        while self._arriving or len(self._planner) or self._making is not None:
-            self._changed.clear()
-            look_s = self._follow_plan()
-            if not self._changed.is_set():
-                await self._until_changed(look_s)
+        serving = asyncio.create_task(self._dispatcher.run())
+        decided = asyncio.create_task(self._all_decided.wait())
+        await asyncio.wait({serving, decided}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        serving.cancel()
+        await asyncio.wait({serving})
         await arrivals
         return self._run
-
-    async def _until_changed(self, look_s: float) -> None:
-        if not (self._arriving or len(self._planner) or self._making is not None):
-            return
-        try:
-            async with asyncio.timeout_at(None if math.isinf(look_s) else look_s):
-                await self._changed.wait()
-        except TimeoutError:
-            # A look exactly at its moment would find that the slot still just fits.
-            await asyncio.sleep(1e-6)
 
     async def _arrive(self) -> None:
         for slot in self._trace:
             if slot.arrived_s > now_s():
                 await asyncio.sleep(slot.arrived_s - now_s())
-            waiting = Waiting(slot.number, slot, slot.emitted_s, slot.deadline_s)
-            self._planner.arrive(waiting, now_s())
-            self._changed.set()
-        self._arriving = False
-        self._changed.set()
+            self._dispatcher.submit(_job(slot))
 
-    def _follow_plan(self) -> float:
-        plan = self._planner.plan(now_s(), self._free_s)
-        for victim in plan.give_up:
-            self._run.given_up[victim.key] = now_s()
-            self._run.lead_s.append(victim.lead_s)
-        if plan.start is not None:
-            self._free_s = now_s() + plan.start.seconds
-            self._making = asyncio.create_task(self._make(plan.start))
-        return plan.look_again_s
-
-    async def _make(self, start: Start[int]) -> None:
-        slot = self._trace[start.key]
-        share = start.rung.work_share
-        self._pipeline.share = share
-        began_s = now_s()
-        self._run.errors.append((slot.number, start.seconds / (slot.seconds * share) - 1))
-        try:
-            recipe = _recipe(slot.units * share)
-            await self._scheduler.execute(recipe, slot.number, slot.deadline_s)
-            self._run.on_time[slot.number] = start.rung.quality
-        except DeadlineMissError:
-            pass  # it is not among those on time
-        self._run.worked_s[slot.number] = began_s, now_s()
-        self._free_s = self._making = None
-        self._changed.set()
-
-    def _predict_s(self, slot: SimulatedSlot, rung: Rung) -> float:
-        key = slot.number, rung.work_share
-        if key not in self._units:
-            self._units[key] = work_units(_recipe(slot.units * rung.work_share))
-        predicted_s = self._estimates.predict_units(self._units[key])
-        if predicted_s is None:
-            raise AssertionError("there are priors for all stages")
-        return predicted_s
+    def _on_result(self, job: Job, result: EngineResult, started_s: float | None) -> None:
+        number, run, moment_s = job.key.offset, self._run, now_s()
+        if started_s is None:
+            run.given_up[number] = moment_s
+            run.lead_s.append(job.deadline_s - moment_s)
+        else:
+            run.worked_s[number] = started_s, moment_s
+            if isinstance(result, SlotMade) and moment_s < job.deadline_s:
+                run.on_time[number] = self._quality[result.quality.rung]
+        self._undecided -= 1
+        if not self._undecided:
+            self._all_decided.set()
 
 
-def _recipe(units: float) -> Recipe:
-    """Return a recipe with so many times the work of a usual slot."""
-    duration_s = _USUAL_S * units
-    return Recipe(
-        slot_params=SlotParams(duration_sec=duration_s, fps=_FPS),
-        audio_track=AudioTrack(script="x" * max(1, round(SPOKEN_CHARACTERS_PER_S * duration_s))),
-        visual_track=VisualTrack(prompt="x"),
+def _job(slot: SimulatedSlot) -> Job:
+    """Return the job of a slot that arrives now; its key tells its number."""
+    now = now_s()
+    wall = _EPOCH + timedelta(seconds=now)
+    tick = SlotTick(
+        slot_id=slot.number,
+        deadline=_EPOCH + timedelta(seconds=slot.deadline_s),
+        recipe=recipe_of(slot.units),
+    )
+    return Job(
+        key=TickKey("simulated", 0, slot.number),
+        tick=tick,
+        seed=0,
+        arrival=Arrival(wall, now),
+        emitted_s=slot.emitted_s,
+        deadline_s=slot.deadline_s,
+        span=INVALID_SPAN,
+        context=Context(),
     )

@@ -87,14 +87,16 @@ class Lane:
             worker.request_stop()
             await asyncio.wait_for(running, TIMEOUT_S)
 
-    async def outcomes(self, count: int, *, settle_s: float = SETTLE_S) -> list[Result]:
+    async def outcomes(
+        self, count: int, *, settle_s: float = SETTLE_S, timeout_s: float = TIMEOUT_S
+    ) -> list[Result]:
         """Read until there are `count` results, and a moment longer for those that must not come.
 
         Raises:
             TimeoutError: fewer came; says which.
         """
         seen: list[Result] = []
-        end_s = time.monotonic() + TIMEOUT_S
+        end_s = time.monotonic() + timeout_s
         async with aclosing(read_results(self.config, from_start=True)) as results:
             async for result in results:
                 if result is not None:

@@ -11,7 +11,7 @@ from consumer.planning import Rung
 from consumer.simulation.audit import wrongly_given_up
 from consumer.simulation.bounds import most_possible, with_predicted_times, with_real_times
 from consumer.simulation.machine import Machine, Policy
-from consumer.simulation.policies import BLIND, EachAlone, FirstInFirstOut, Planned
+from consumer.simulation.policies import BLIND, EachAlone, Fetched, FirstInFirstOut, Planned
 from consumer.simulation.traces import Traffic
 from vortex.rung import FULL
 
@@ -28,6 +28,14 @@ def planned_blind() -> Policy:
 
 def planned_with_ladder() -> Policy:
     return Planned(LADDER)
+
+
+def planned_from_one() -> Policy:
+    return Fetched(partitions=1)
+
+
+def planned_from_eight() -> Policy:
+    return Fetched(partitions=8)
 
 
 def each_alone() -> Policy:

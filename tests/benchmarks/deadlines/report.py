@@ -57,6 +57,8 @@ def _report(shares: Shares, cost_us: Mapping[int, float], seeds: int) -> Iterato
     yield from _heading("Backlogs at load 0.9", "slots", (str(count) for count in BACKLOGS))
     for label, policy in (
         ("ours", "planned"),
+        ("ours, 64 fetched from 1 partition", "planned_from_one"),
+        ("ours, 64 fetched from 8 partitions", "planned_from_eight"),
         ("each slot alone, 64 fetched from one of 8 partitions", "each_alone_by_partition"),
     ):
         row = (shares[policy, traffic].of_predicted for traffic in BACKLOGS.values())
@@ -125,8 +127,9 @@ def _figures(
             what = f"load {load:g}, with ladder, of clairvoyant"
             yield what, ladder.of_clairvoyant, LADDER_OF_CLAIRVOYANT, True
     for count, traffic in BACKLOGS.items():
-        share = shares["planned", traffic]
-        yield f"backlog of {count}, of predicted", share.of_predicted, BACKLOG, True
+        for policy in ("planned", "planned_from_one", "planned_from_eight"):
+            share = shares[policy, traffic].of_predicted
+            yield f"backlog of {count}, {policy}, of predicted", share, BACKLOG, True
     for count, most_us in MOST_COST_US.items():
         yield f"microseconds a decision, {count} waiting", cost_us[count], most_us, False
 

@@ -13,6 +13,8 @@ from tests.benchmarks.deadlines.measure import (
     first_in_first_out,
     planned,
     planned_blind,
+    planned_from_eight,
+    planned_from_one,
     planned_with_ladder,
 )
 
@@ -45,4 +47,6 @@ def cases(seeds: int) -> Iterator[Case]:
     for traffic in BACKLOGS.values():
         for seed in range(min(seeds, 3)):
             yield Case(planned, traffic, seed)
+            yield Case(planned_from_one, traffic, seed)
+            yield Case(planned_from_eight, traffic, seed)
             yield Case(each_alone_by_partition, traffic, seed)
