@@ -132,6 +132,14 @@ class EngineConfig(Section):
     memory_limit_gb: float | None = Field(gt=0)
 
 
+class LoudnessConfig(Section):
+    """How loud the sound of every slot is, after EBU R 128."""
+
+    enabled: bool
+    target_lufs: float = Field(ge=-40, le=-10)
+    true_peak_dbtp: float = Field(ge=-20, le=0)
+
+
 class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
@@ -142,6 +150,7 @@ class ArtifactsConfig(Section):
     ]
     crf: int = Field(ge=0, le=51)
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
+    loudness: LoudnessConfig
 
     @field_serializer("storage_options", when_used="json")
     def _mask(self, options: dict[str, str]) -> dict[str, str]:

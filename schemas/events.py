@@ -134,6 +134,15 @@ class Verification(ContractModel):
     """Unit vector that stands for the video's content."""
 
 
+class Loudness(ContractModel):
+    """How loud the finished file is, after EBU R 128."""
+
+    integrated_lufs: float | None
+    """Integrated loudness in LUFS; null if nothing in it is loud enough to be measured."""
+    true_peak_dbtp: float | None
+    """Highest true peak in dBTP; null for silence."""
+
+
 class Artifact(ContractModel):
     """The stored video; it was whole and durable before this event was written."""
 
@@ -153,6 +162,8 @@ class Artifact(ContractModel):
     """Pixels down."""
     fps: int = Field(gt=0)
     """Frames per second."""
+    loudness: Loudness | None = None
+    """Measured on the finished file; null if the worker leaves loudness alone."""
 
 
 class Quality(ContractModel):

@@ -16,6 +16,7 @@ from av.audio.resampler import AudioResampler
 from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.errors import ArtifactError
+from consumer.artifacts.loudness import LoudnessTarget, Measured, levelled, measure_file
 from consumer.artifacts.media import EncodedMedia
 from vortex.utils.files import sha256_of
 
@@ -41,6 +42,7 @@ class SlotEncoder:
         crf: int = 20,
         audio_bitrate_bps: int = 128_000,
         queue_batches: int = 4,
+        loudness: LoudnessTarget | None = None,
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -50,12 +52,14 @@ class SlotEncoder:
             crf: x264's constant rate factor, 0 to 51.
             audio_bitrate_bps: of the AAC track.
             queue_batches: batches that may wait before `write` blocks.
+            loudness: what the sound is brought to; None leaves it alone.
         """
         self._path = path
         self._preset = preset
         self._crf = crf
         self._audio_bitrate_bps = audio_bitrate_bps
         self._queue_batches = queue_batches
+        self._loudness = loudness
         self._attempt: _Attempt | None = None
 
     @property
@@ -83,6 +87,7 @@ class SlotEncoder:
             x264={"preset": self._preset, "crf": str(self._crf)},
             audio_bitrate_bps=self._audio_bitrate_bps,
             queue_batches=self._queue_batches,
+            loudness=self._loudness,
         )
 
     def write(self, frames: np.ndarray) -> None:
@@ -127,6 +132,7 @@ class _Attempt:
         x264: dict[str, str],
         audio_bitrate_bps: int,
         queue_batches: int,
+        loudness: LoudnessTarget | None,
     ) -> None:
         self._path = path
         self._waveform = waveform
@@ -135,6 +141,8 @@ class _Attempt:
         self._size = size
         self._x264 = x264
         self._audio_bitrate_bps = audio_bitrate_bps
+        self._target = loudness
+        self._loudness: Measured | None = None
         self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
         self._aborted = threading.Event()
         self._error: BaseException | None = None
@@ -181,6 +189,7 @@ class _Attempt:
             width=width,
             height=height,
             fps=self._fps,
+            loudness=self._loudness,
         )
 
     def abort(self) -> None:
@@ -200,7 +209,11 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
+            if self._target is not None:
+                self._waveform = levelled(self._waveform, self._sample_rate_hz, self._target)
             self._encode()
+            if self._target is not None:
+                self._loudness = measure_file(self._path)
         except Exception as error:  # noqa: BLE001 - it is raised where frames are written
             self._error = error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumer.artifacts.loudness import Measured
+
 
 @dataclass(frozen=True)
 class EncodedMedia:
@@ -17,3 +19,5 @@ class EncodedMedia:
     width: int
     height: int
     fps: int
+    loudness: Measured | None = None
+    """Of the finished file; None if its loudness was left alone."""

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -17,8 +18,10 @@ from opentelemetry.trace import Span
 
 from consumer.artifacts.encoder import SlotEncoder
 from consumer.artifacts.errors import ArtifactError, ArtifactStoreError
-from consumer.artifacts.store import ArtifactStore
-from consumer.config import WorkerConfig
+from consumer.artifacts.loudness import LoudnessTarget
+from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.store import ArtifactStore, StoredArtifact
+from consumer.config import LoudnessConfig, WorkerConfig
 from consumer.engine.base import (
     EngineLostError,
     EngineResult,
@@ -29,7 +32,16 @@ from consumer.engine.base import (
 )
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.redaction import shorten
-from schemas import MAX_SEED, Artifact, MissReason, Quality, Recipe, Stage, Verification
+from schemas import (
+    MAX_SEED,
+    Artifact,
+    Loudness,
+    MissReason,
+    Quality,
+    Recipe,
+    Stage,
+    Verification,
+)
 from vortex.errors import (
     DeadlineMissError,
     DeviceLostError,
@@ -220,6 +232,7 @@ class SlotMaker:
             crf=settings.crf,
             audio_bitrate_bps=settings.audio_bitrate_bps,
             queue_batches=self._config.buffers.encoder_queue_batches,
+            loudness=_loudness_target(settings.loudness),
         )
 
     async def _keep(
@@ -235,15 +248,7 @@ class SlotMaker:
         ):
             async with asyncio.timeout(_left_s(request)):
                 stored = await self._store.put_in_thread(media, request.channel, request.slot_id)
-        return Artifact(
-            uri=stored.uri,
-            bytes=stored.bytes,
-            sha256=stored.sha256,
-            duration_s=media.duration_s,
-            width=media.width,
-            height=media.height,
-            fps=media.fps,
-        )
+        return _artifact(media, stored)
 
     def _made(self, result: SlotResult, slot: SlotContext, artifact: Artifact) -> SlotMade:
         verdict = result.verdict
@@ -274,6 +279,25 @@ class SlotMaker:
     def _time_for_another(self, request: SlotRequest) -> bool:
         needed_s = self.predict_s(request.recipe)
         return needed_s is not None and needed_s < _left_s(request)
+
+
+def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:
+    return Artifact(
+        uri=stored.uri,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+        duration_s=media.duration_s,
+        width=media.width,
+        height=media.height,
+        fps=media.fps,
+        loudness=None if media.loudness is None else Loudness(**asdict(media.loudness)),
+    )
+
+
+def _loudness_target(settings: LoudnessConfig) -> LoudnessTarget | None:
+    if not settings.enabled:
+        return None
+    return LoudnessTarget(settings.target_lufs, settings.true_peak_dbtp)
 
 
 def _load_pipeline(config: WorkerConfig) -> VortexPipeline:
