@@ -151,6 +151,7 @@ class ArtifactsConfig(Section):
     crf: int = Field(ge=0, le=51)
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
     loudness: LoudnessConfig
+    captions: bool
 
     @field_serializer("storage_options", when_used="json")
     def _mask(self, options: dict[str, str]) -> dict[str, str]:

@@ -162,6 +162,8 @@ class Artifact(ContractModel):
     """Pixels down."""
     fps: int = Field(gt=0)
     """Frames per second."""
+    captions_uri: str | None = None
+    """Where to read its captions as WebVTT; null if the worker makes none."""
     loudness: Loudness | None = None
     """Measured on the finished file; null if the worker leaves loudness alone."""
 

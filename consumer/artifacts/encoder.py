@@ -7,23 +7,35 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace
 
+from consumer.artifacts.captions import Cue, as_timed_text, as_webvtt, cues_of
 from consumer.artifacts.errors import ArtifactError
 from consumer.artifacts.loudness import LoudnessTarget, Measured, levelled, measure_file
 from consumer.artifacts.media import EncodedMedia
+from vortex.models.kokoro.speech import TimedWord
 from vortex.utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
 AUDIO_RATE_HZ = 48_000
 _PUT_POLL_S = 0.1
+_ASS_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,16
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
 
 
 class SlotEncoder:
@@ -43,6 +55,7 @@ class SlotEncoder:
         audio_bitrate_bps: int = 128_000,
         queue_batches: int = 4,
         loudness: LoudnessTarget | None = None,
+        words: Callable[[], Sequence[TimedWord]] | None = None,
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -53,6 +66,7 @@ class SlotEncoder:
             audio_bitrate_bps: of the AAC track.
             queue_batches: batches that may wait before `write` blocks.
             loudness: what the sound is brought to; None leaves it alone.
+            words: asked for the words of the waveform when it begins; None makes no captions.
         """
         self._path = path
         self._preset = preset
@@ -60,6 +74,7 @@ class SlotEncoder:
         self._audio_bitrate_bps = audio_bitrate_bps
         self._queue_batches = queue_batches
         self._loudness = loudness
+        self._words = words
         self._attempt: _Attempt | None = None
 
     @property
@@ -88,6 +103,7 @@ class SlotEncoder:
             audio_bitrate_bps=self._audio_bitrate_bps,
             queue_batches=self._queue_batches,
             loudness=self._loudness,
+            words=None if self._words is None else self._words(),
         )
 
     def write(self, frames: np.ndarray) -> None:
@@ -133,6 +149,7 @@ class _Attempt:
         audio_bitrate_bps: int,
         queue_batches: int,
         loudness: LoudnessTarget | None,
+        words: Sequence[TimedWord] | None,
     ) -> None:
         self._path = path
         self._waveform = waveform
@@ -142,6 +159,8 @@ class _Attempt:
         self._x264 = x264
         self._audio_bitrate_bps = audio_bitrate_bps
         self._target = loudness
+        self._words = words
+        self._captions: str | None = None
         self._loudness: Measured | None = None
         self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
         self._aborted = threading.Event()
@@ -190,6 +209,7 @@ class _Attempt:
             height=height,
             fps=self._fps,
             loudness=self._loudness,
+            captions=self._captions,
         )
 
     def abort(self) -> None:
@@ -225,6 +245,12 @@ class _Attempt:
             audio = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono")
             audio.bit_rate = self._audio_bitrate_bps
             audio.options = {"flags": "+bitexact"}
+            cues = self._cues()
+            if cues:
+                captions = _caption_stream(container)
+                container.start_encoding()
+                for cue in cues:
+                    container.mux(self._caption(captions, cue))
             track = _AudioTrack(container, audio, self._waveform, self._sample_rate_hz)
             while (batch := self._next_batch()) is not None:
                 for pixels in batch:
@@ -234,6 +260,25 @@ class _Attempt:
             for packet in video.encode():
                 container.mux(packet)
             track.finish(self._frames / self._fps)
+
+    def _cues(self) -> list[Cue]:
+        if self._words is None:
+            return []
+        frames = round(len(self._waveform) / self._sample_rate_hz * self._fps)
+        cues = cues_of(self._words, self._fps, frames)
+        self._captions = as_webvtt(cues, self._fps)
+        return cues
+
+    def _caption(self, stream: SubtitleStream, cue: Cue) -> av.Packet[SubtitleStream]:
+        packet: av.Packet[SubtitleStream] = av.Packet(as_timed_text(cue))
+        packet.stream = stream
+        packet.time_base = Fraction(1, 1000)
+        start_ms, end_ms = (
+            round(frame * 1000 / self._fps) for frame in (cue.start_frame, cue.end_frame)
+        )
+        packet.pts = packet.dts = start_ms
+        packet.duration = end_ms - start_ms
+        return packet
 
     def _video_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
         video: av.VideoStream = container.add_stream("libx264", rate=self._fps)
@@ -268,6 +313,15 @@ class _Attempt:
             except queue.Empty:
                 continue
         raise ArtifactError("aborted")
+
+
+def _caption_stream(container: av.container.OutputContainer) -> SubtitleStream:
+    """Add a track of timed text; FFmpeg wants a header of styles for it, and uses none of them."""
+    stream: SubtitleStream = container.add_stream("mov_text")
+    stream.codec_context.subtitle_header = _ASS_HEADER
+    stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+    stream.metadata["language"] = "eng"
+    return stream
 
 
 class _AudioTrack:

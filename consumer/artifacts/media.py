@@ -21,3 +21,5 @@ class EncodedMedia:
     fps: int
     loudness: Measured | None = None
     """Of the finished file; None if its loudness was left alone."""
+    captions: str | None = None
+    """WebVTT of what is said; None if captions are not made."""

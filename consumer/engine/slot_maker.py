@@ -208,7 +208,7 @@ class SlotMaker:
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:
         """Make the slot with the context's seed; None if the self-check rejects it."""
-        encoder = await asyncio.to_thread(self._new_encoder, request)
+        encoder = await asyncio.to_thread(self._new_encoder, request, slot)
         slot.sink = encoder
         stored = False
         try:
@@ -224,7 +224,7 @@ class SlotMaker:
                 await asyncio.to_thread(encoder.abort)
         return self._made(result, slot, artifact)
 
-    def _new_encoder(self, request: SlotRequest) -> SlotEncoder:
+    def _new_encoder(self, request: SlotRequest, slot: SlotContext) -> SlotEncoder:
         settings = self._config.artifacts
         return SlotEncoder(
             self._store.scratch_path(request.channel, request.slot_id),
@@ -233,6 +233,7 @@ class SlotMaker:
             audio_bitrate_bps=settings.audio_bitrate_bps,
             queue_batches=self._config.buffers.encoder_queue_batches,
             loudness=_loudness_target(settings.loudness),
+            words=(lambda: slot.speech.words if slot.speech else ()) if settings.captions else None,
         )
 
     async def _keep(
@@ -290,6 +291,7 @@ def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:
         width=media.width,
         height=media.height,
         fps=media.fps,
+        captions_uri=stored.captions_uri,
         loudness=None if media.loudness is None else Loudness(**asdict(media.loudness)),
     )
 
