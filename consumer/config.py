@@ -140,6 +140,20 @@ class LoudnessConfig(Section):
     true_peak_dbtp: float = Field(ge=-20, le=0)
 
 
+class CredentialsConfig(Section):
+    """Whose signature every video carries."""
+
+    enabled: bool
+    cert_file: Path | None
+    key_file: Path | None
+
+    @model_validator(mode="after")
+    def _key_and_certificate_go_together(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file need each other")
+        return self
+
+
 class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
@@ -152,6 +166,7 @@ class ArtifactsConfig(Section):
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
     loudness: LoudnessConfig
     captions: bool
+    credentials: CredentialsConfig
 
     @field_serializer("storage_options", when_used="json")
     def _mask(self, options: dict[str, str]) -> dict[str, str]:

@@ -55,6 +55,7 @@ class OutcomeWriter:
                 quality=result.quality,
                 seed=result.seed,
                 models=dict(result.models),
+                provenance=result.provenance,
             )
         else:
             detail = result.detail[:MAX_DETAIL_CHARS]

@@ -13,6 +13,7 @@ from schemas.events import (
     Loudness,
     MissReason,
     Outcome,
+    Provenance,
     Quality,
     SlotComplete,
     SlotTick,
@@ -33,6 +34,7 @@ from schemas.recipe import (
     SemanticConstraints,
     SlotParams,
     VisualTrack,
+    recipe_sha256,
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Loudness",
     "MissReason",
     "Outcome",
+    "Provenance",
     "Quality",
     "Recipe",
     "SemanticConstraints",
@@ -63,4 +66,5 @@ __all__ = [
     "WorkerInfo",
     "outcome_json",
     "parse_outcome",
+    "recipe_sha256",
 ]

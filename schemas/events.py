@@ -30,6 +30,7 @@ Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_looks_li
 SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
 # A little beyond 1: the vectors behind it are of unit length but for rounding.
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
@@ -168,6 +169,20 @@ class Artifact(ContractModel):
     """Measured on the finished file; null if the worker leaves loudness alone."""
 
 
+class Provenance(ContractModel):
+    """What the video was made from; with `seed` and `models` it can be made again and compared."""
+
+    recipe_sha256: Sha256
+    """Of the recipe with all its defaults, as JSON with sorted keys and without spaces, UTF-8."""
+    media_sha256: Sha256
+    """Of the file before it was signed: the same for the same recipe, seed, models and machine.
+
+    `artifact.sha256` is not, as no two signatures are the same.
+    """
+    manifest_sha256: Sha256 | None
+    """Of the signed manifest (C2PA) in the file; null if the worker does not sign."""
+
+
 class Quality(ContractModel):
     """How much work went into the slot."""
 
@@ -231,6 +246,8 @@ class SlotComplete(_Outcome):
     """Model name to revision."""
     worker: WorkerInfo
     """Who made it."""
+    provenance: Provenance | None = None
+    """What the video was made from; null from workers before there was this field."""
 
 
 class DeadlineMissed(_Outcome):

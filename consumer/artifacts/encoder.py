@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace
 
@@ -269,8 +270,8 @@ class _Attempt:
         self._captions = as_webvtt(cues, self._fps)
         return cues
 
-    def _caption(self, stream: SubtitleStream, cue: Cue) -> av.Packet[SubtitleStream]:
-        packet: av.Packet[SubtitleStream] = av.Packet(as_timed_text(cue))
+    def _caption(self, stream: SubtitleStream, cue: Cue) -> av.Packet[Stream]:
+        packet: av.Packet[Stream] = av.Packet(as_timed_text(cue))
         packet.stream = stream
         packet.time_base = Fraction(1, 1000)
         start_ms, end_ms = (

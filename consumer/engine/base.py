@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from consumer.job import TickKey
-from schemas import Artifact, MissReason, Quality, Recipe, Stage, Verification
+from schemas import Artifact, MissReason, Provenance, Quality, Recipe, Stage, Verification
 
 
 class EngineLostError(Exception):
@@ -48,6 +48,7 @@ class SlotMade:
     models: Mapping[str, str]
     times_ms: Mapping[str, float]
     """Milliseconds of each step, named as in the event's breakdown."""
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
