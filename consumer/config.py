@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, model_validator
 
 from schemas import Delivery
 from vortex.config import Section, VortexConfig
 
+CHANNEL = r"^[A-Za-z0-9._-]{1,64}$"
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 MASK = "**********"  # as SecretStr shows itself
 
@@ -166,11 +167,23 @@ class ArtifactsConfig(Section):
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
     loudness: LoudnessConfig
     captions: bool
+    fragmented: bool
     credentials: CredentialsConfig
 
     @field_serializer("storage_options", when_used="json")
     def _mask(self, options: dict[str, str]) -> dict[str, str]:
         return dict.fromkeys(options, MASK)
+
+
+class SlateConfig(Section):
+    """What is shown instead of a slot that was missed."""
+
+    default: str | None = Field(min_length=1, max_length=2000)
+    channels: dict[Annotated[str, Field(pattern=CHANNEL)], str]
+
+    def of(self, channel: str) -> str | None:
+        """Return the address of a channel's slate; None if it has none."""
+        return self.channels.get(channel, self.default)
 
 
 class TelemetryConfig(Section):
@@ -201,6 +214,7 @@ class WorkerConfig(VortexConfig):
     intake: IntakeConfig
     engine: EngineConfig
     artifacts: ArtifactsConfig
+    slate: SlateConfig
     telemetry: TelemetryConfig
     health: HealthConfig
     logging: LoggingConfig

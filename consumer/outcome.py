@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class OutcomeWriter:
     topic: str
     group_id: str
     worker: WorkerInfo
+    slate: Callable[[str], str | None] = lambda _: None
+    """Returns the address of what a channel shows instead of a missed slot."""
 
     def write(self, job: Job, result: EngineResult, started_s: float | None) -> Decision:
         """Decide the tick's outcome now, and return what is to be published.
@@ -60,7 +62,11 @@ class OutcomeWriter:
         else:
             detail = result.detail[:MAX_DETAIL_CHARS]
             event = DeadlineMissed(
-                **common, reason=result.reason, stage=result.stage, detail=detail
+                **common,
+                reason=result.reason,
+                stage=result.stage,
+                detail=detail,
+                slate_uri=self.slate(job.tick.channel),
             )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
         job.span.set_attribute(semconv.SLOT_OUTCOME, event.type)

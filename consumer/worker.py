@@ -99,6 +99,7 @@ class Worker:
         on_progress: OnProgress = lambda _job, _stage: None,
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
+        slate: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -111,6 +112,7 @@ class Worker:
             store_problem: returns why nothing can be stored at present, None if it can; must
                 answer at once.
             trusted: the keys that may sign ticks; with none, ticks need no signature.
+            slate: returns the address of what a channel shows instead of a missed slot, if any.
         """
         self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
@@ -122,7 +124,7 @@ class Worker:
             version=importlib.metadata.version("vortex-slots"),
             delivery=config.delivery,
         )
-        self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
+        self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
         self._on_progress = on_progress
         self._dispatcher = Dispatcher(engine, self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}

@@ -267,6 +267,8 @@ class DeadlineMissed(_Outcome):
     """Where the time went until then."""
     worker: WorkerInfo
     """Who decided."""
+    slate_uri: str | None = None
+    """Where to read a finished video to show instead; null if none is configured."""
 
 
 Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]

@@ -194,4 +194,5 @@ def _missed(
         detail=detail,
         breakdown=breakdown,
         worker=_WORKER,
+        slate_uri="s3://slots/slates/main.mp4",
     )

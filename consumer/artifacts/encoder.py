@@ -28,7 +28,10 @@ from vortex.utils.files import sha256_of
 logger = logging.getLogger(__name__)
 
 AUDIO_RATE_HZ = 48_000
+MAX_GOP_S = 2
 _PUT_POLL_S = 0.1
+_INDEX_FIRST = "+faststart"  # moves the index before the data when the file is closed
+_FRAGMENTED = "+frag_keyframe+empty_moov+default_base_moof"
 _ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
 [V4+ Styles]
@@ -57,6 +60,7 @@ class SlotEncoder:
         queue_batches: int = 4,
         loudness: LoudnessTarget | None = None,
         words: Callable[[], Sequence[TimedWord]] | None = None,
+        fragmented: bool = False,
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -68,6 +72,7 @@ class SlotEncoder:
             queue_batches: batches that may wait before `write` blocks.
             loudness: what the sound is brought to; None leaves it alone.
             words: asked for the words of the waveform when it begins; None makes no captions.
+            fragmented: write fragments of a GOP each instead of one index before the data.
         """
         self._path = path
         self._preset = preset
@@ -76,6 +81,7 @@ class SlotEncoder:
         self._queue_batches = queue_batches
         self._loudness = loudness
         self._words = words
+        self._fragmented = fragmented
         self._attempt: _Attempt | None = None
 
     @property
@@ -105,6 +111,7 @@ class SlotEncoder:
             queue_batches=self._queue_batches,
             loudness=self._loudness,
             words=None if self._words is None else self._words(),
+            movflags=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
         )
 
     def write(self, frames: np.ndarray) -> None:
@@ -151,6 +158,7 @@ class _Attempt:
         queue_batches: int,
         loudness: LoudnessTarget | None,
         words: Sequence[TimedWord] | None,
+        movflags: str,
     ) -> None:
         self._path = path
         self._waveform = waveform
@@ -161,6 +169,7 @@ class _Attempt:
         self._audio_bitrate_bps = audio_bitrate_bps
         self._target = loudness
         self._words = words
+        self._movflags = movflags
         self._captions: str | None = None
         self._loudness: Measured | None = None
         self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
@@ -239,8 +248,7 @@ class _Attempt:
             self._error = error
 
     def _encode(self) -> None:
-        # faststart moves the index before the data when the file is closed.
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        options = {"movflags": self._movflags, "fflags": "+bitexact"}
         with av.open(str(self._path), "w", format="mp4", container_options=options) as container:
             video = self._video_stream(container)
             audio = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono")
@@ -286,7 +294,12 @@ class _Attempt:
         video.width, video.height = self._size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = Fraction(1, self._fps)
-        video.options = {**self._x264, "threads": "1", "flags": "+bitexact"}
+        video.options = {
+            **self._x264,
+            "threads": "1",
+            "flags": "+bitexact+cgop",
+            "g": str(MAX_GOP_S * self._fps),
+        }
         context = video.codec_context
         context.color_primaries = context.color_trc = context.colorspace = Colorspace.ITU709
         context.color_range = ColorRange.MPEG

@@ -242,6 +242,7 @@ class SlotMaker:
             audio_bitrate_bps=settings.audio_bitrate_bps,
             queue_batches=self._config.buffers.encoder_queue_batches,
             loudness=_loudness_target(settings.loudness),
+            fragmented=settings.fragmented,
             words=(lambda: slot.speech.words if slot.speech else ()) if settings.captions else None,
         )
 

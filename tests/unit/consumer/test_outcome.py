@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
+from consumer.config import SlateConfig
 from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
 from consumer.job import Decision, Job
 from consumer.outcome import MAX_DETAIL_CHARS, OutcomeWriter
@@ -181,3 +183,14 @@ def test_span_says_what_became_of_the_tick() -> None:
     assert attributes[semconv.SLOT_REASON] == "failed"
     assert attributes[semconv.SLOT_DEADLINE_SLACK_MS] == 32_000.0
     assert slot.span.end_time is None  # it ends when the decision is published
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("channels", "expected"), [({"main": "s3://main.mp4"}, "s3://main.mp4"), ({}, "s3://all.mp4")]
+)
+def test_miss_names_the_slate_of_its_channel(channels: dict[str, str], expected: str) -> None:
+    slates = SlateConfig(default="s3://all.mp4", channels=channels)
+    writer = replace(WRITER, slate=slates.of)
+    assert missed(writer.write(waiting(), FAILED, None)).slate_uri == expected
+    assert missed(WRITER.write(waiting(), FAILED, None)).slate_uri is None
