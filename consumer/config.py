@@ -181,10 +181,6 @@ class SlateConfig(Section):
     default: str | None = Field(min_length=1, max_length=2000)
     channels: dict[Annotated[str, Field(pattern=CHANNEL)], str]
 
-    def of(self, channel: str) -> str | None:
-        """Return the address of a channel's slate; None if it has none."""
-        return self.channels.get(channel, self.default)
-
 
 class TelemetryConfig(Section):
     """Where spans go."""

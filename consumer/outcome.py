@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from consumer.config import SlateConfig
 from consumer.engine.base import EngineResult, SlotMade, SlotNotMade
 from consumer.job import Decision, Job
 from consumer.telemetry import semconv
@@ -30,8 +31,8 @@ class OutcomeWriter:
     topic: str
     group_id: str
     worker: WorkerInfo
-    slate: Callable[[str], str | None] = lambda _: None
-    """Returns the address of what a channel shows instead of a missed slot."""
+    slate: SlateConfig | None = None
+    """What channels show instead of a missed slot."""
 
     def write(self, job: Job, result: EngineResult, started_s: float | None) -> Decision:
         """Decide the tick's outcome now, and return what is to be published.
@@ -66,7 +67,7 @@ class OutcomeWriter:
                 reason=result.reason,
                 stage=result.stage,
                 detail=detail,
-                slate_uri=self.slate(job.tick.channel),
+                slate_uri=self._slate_uri(job.tick.channel),
             )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
         job.span.set_attribute(semconv.SLOT_OUTCOME, event.type)
@@ -80,6 +81,11 @@ class OutcomeWriter:
             span=job.span,
             context=job.context,
         )
+
+    def _slate_uri(self, channel: str) -> str | None:
+        if self.slate is None:
+            return None
+        return self.slate.channels.get(channel, self.slate.default)
 
     def _common(
         self, job: Job, times_ms: Mapping[str, float], started_s: float | None, decided_s: float

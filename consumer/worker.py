@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from consumer.config import KafkaConfig
+from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
 from consumer.duplicates import RecentTicks, read_recent
@@ -99,7 +99,7 @@ class Worker:
         on_progress: OnProgress = lambda _job, _stage: None,
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
-        slate: Callable[[str], str | None] = lambda _: None,
+        slate: SlateConfig | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -112,7 +112,7 @@ class Worker:
             store_problem: returns why nothing can be stored at present, None if it can; must
                 answer at once.
             trusted: the keys that may sign ticks; with none, ticks need no signature.
-            slate: returns the address of what a channel shows instead of a missed slot, if any.
+            slate: what channels show instead of a missed slot.
         """
         self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"

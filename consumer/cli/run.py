@@ -65,7 +65,7 @@ async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
             worker_id=worker_id,
             store_problem=store_problem,
             trusted=load_trusted_keys(settings.intake.trusted_keys),
-            slate=settings.slate.of,
+            slate=settings.slate,
         )
         held_stop.hand_over(worker.request_stop)
         async with serving_health(settings.health, worker):

@@ -43,7 +43,7 @@ async def running_worker(
         make_engine(settings),
         worker_id="demo",
         on_progress=on_progress,
-        slate=settings.slate.of,
+        slate=settings.slate,
     )
     running = asyncio.create_task(worker.run())
     try:

@@ -89,7 +89,8 @@ class SlotMaker:
         self._enforce = config.models.self_check == "enforce"
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
         # It lists the checksum of every file of weights.
-        self._models_sha256 = sha256_of(config.models.profile_directory / FILE_NAME)
+        manifest = config.models.profile_directory / FILE_NAME
+        self._models_sha256 = sha256_of(manifest) if manifest.exists() else None
         self._saving: asyncio.Task[None] | None = None
         self._next_save_s = 0.0
 

@@ -191,6 +191,6 @@ def test_span_says_what_became_of_the_tick() -> None:
 )
 def test_miss_names_the_slate_of_its_channel(channels: dict[str, str], expected: str) -> None:
     slates = SlateConfig(default="s3://all.mp4", channels=channels)
-    writer = replace(WRITER, slate=slates.of)
+    writer = replace(WRITER, slate=slates)
     assert missed(writer.write(waiting(), FAILED, None)).slate_uri == expected
     assert missed(WRITER.write(waiting(), FAILED, None)).slate_uri is None
