@@ -66,7 +66,7 @@ def prepare_output(directory: Path) -> None:
 
 
 def _remove_slots(slots: Path) -> None:
-    """Remove the videos, finished or not, and captions of the demo's one channel; links are not followed."""
+    """Remove videos, finished or not, and captions of the demo's one channel; follow no links."""
     channel = slots / "main"
     for directory in (slots, channel):
         if directory.is_symlink():
