@@ -20,8 +20,8 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from consumer.artifacts.captions import Cue, as_timed_text, as_webvtt, cues_of
 from consumer.artifacts.errors import ArtifactError
-from consumer.artifacts.loudness import LoudnessTarget, Measured, levelled, measure_file
-from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.loudness import LoudnessTarget, levelled, measure_file
+from consumer.artifacts.media import EncodedMedia, Measured
 from vortex.models.kokoro.speech import TimedWord
 from vortex.utils.files import sha256_of
 

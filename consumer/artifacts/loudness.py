@@ -11,6 +11,8 @@ import av
 import numpy as np
 from av.filter import Graph
 
+from consumer.artifacts.media import Measured
+
 FLOOR_LUFS = -69.9
 """At and below it there is nothing to measure: silence, or less than 400 ms of sound."""
 _CODEC_HEADROOM_DB = 1.0  # AAC overshoots what it was given, by less than this
@@ -27,14 +29,6 @@ class LoudnessTarget:
     """Integrated loudness of the whole slot."""
     true_peak_dbtp: float
     """No peak of the finished file is above."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured; None where there is nothing to measure."""
-
-    integrated_lufs: float | None
-    true_peak_dbtp: float | None
 
 
 def measure(waveform: np.ndarray, sample_rate_hz: int) -> Measured:

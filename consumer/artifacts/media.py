@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from consumer.artifacts.loudness import Measured
+
+@dataclass(frozen=True)
+class Measured:
+    """Loudness after EBU R 128; None where there is nothing to measure."""
+
+    integrated_lufs: float | None
+    true_peak_dbtp: float | None
 
 
 @dataclass(frozen=True)
