@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, model_validator
 
 from schemas import Delivery
 from vortex.config import Section, VortexConfig
 
+CHANNEL = r"^[A-Za-z0-9._-]{1,64}$"
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 MASK = "**********"  # as SecretStr shows itself
 
@@ -132,6 +133,28 @@ class EngineConfig(Section):
     memory_limit_gb: float | None = Field(gt=0)
 
 
+class LoudnessConfig(Section):
+    """How loud the sound of every slot is, after EBU R 128."""
+
+    enabled: bool
+    target_lufs: float = Field(ge=-40, le=-10)
+    true_peak_dbtp: float = Field(ge=-20, le=0)
+
+
+class CredentialsConfig(Section):
+    """Whose signature every video carries."""
+
+    enabled: bool
+    cert_file: Path | None
+    key_file: Path | None
+
+    @model_validator(mode="after")
+    def _key_and_certificate_go_together(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file need each other")
+        return self
+
+
 class ArtifactsConfig(Section):
     """Where finished videos go, and how they are encoded."""
 
@@ -143,10 +166,21 @@ class ArtifactsConfig(Section):
     crf: int = Field(ge=0, le=51)
     x264_threads: int = Field(ge=1, le=64)
     audio_bitrate_bps: int = Field(ge=16_000, le=512_000)
+    loudness: LoudnessConfig
+    captions: bool
+    fragmented: bool
+    credentials: CredentialsConfig
 
     @field_serializer("storage_options", when_used="json")
     def _mask(self, options: dict[str, str]) -> dict[str, str]:
         return dict.fromkeys(options, MASK)
+
+
+class SlateConfig(Section):
+    """What is shown instead of a slot that was missed."""
+
+    default: str | None = Field(min_length=1, max_length=2000)
+    channels: dict[Annotated[str, Field(pattern=CHANNEL)], str]
 
 
 class TelemetryConfig(Section):
@@ -177,6 +211,7 @@ class WorkerConfig(VortexConfig):
     intake: IntakeConfig
     engine: EngineConfig
     artifacts: ArtifactsConfig
+    slate: SlateConfig
     telemetry: TelemetryConfig
     health: HealthConfig
     logging: LoggingConfig

@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
+from consumer.config import SlateConfig
 from consumer.engine.base import EngineResult, SlotMade, SlotNotMade
 from consumer.job import Decision, Job
 from consumer.telemetry import semconv
@@ -37,6 +38,8 @@ class OutcomeWriter:
     topic: str
     group_id: str
     worker: WorkerInfo
+    slate: SlateConfig | None = None
+    """What channels show instead of a missed slot."""
 
     def write(self, job: Job, result: EngineResult, started_s: float | None) -> Decision:
         """Decide the tick's outcome now, and return what is to be published.
@@ -62,11 +65,16 @@ class OutcomeWriter:
                 quality=result.quality,
                 seed=result.seed,
                 models=dict(result.models),
+                provenance=result.provenance,
             )
         else:
             detail = result.detail[:MAX_DETAIL_CHARS]
             event = DeadlineMissed(
-                **common, reason=result.reason, stage=result.stage, detail=detail
+                **common,
+                reason=result.reason,
+                stage=result.stage,
+                detail=detail,
+                slate_uri=self._slate_uri(job.tick.channel),
             )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
             job.span.set_attribute(semconv.ERROR_TYPE, event.reason.value)
@@ -84,6 +92,11 @@ class OutcomeWriter:
             context=job.context,
             outcome=event,
         )
+
+    def _slate_uri(self, channel: str) -> str | None:
+        if self.slate is None:
+            return None
+        return self.slate.channels.get(channel, self.slate.default)
 
     def _common(
         self, job: Job, times_ms: Mapping[str, float], started_s: float | None, decided_s: float

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from consumer.config import KafkaConfig
+from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
 from consumer.duplicates import RecentTicks, read_recent
@@ -102,6 +102,7 @@ class Worker:
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
         metrics: WorkerMetrics | None = None,
+        slate: SlateConfig | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -115,6 +116,7 @@ class Worker:
                 answer at once.
             trusted: the keys that may sign ticks; with none, ticks need no signature.
             metrics: counts and measures; by default nothing does.
+            slate: what channels show instead of a missed slot.
         """
         self._trusted = trusted
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
@@ -127,7 +129,7 @@ class Worker:
             version=importlib.metadata.version("vortex-slots"),
             delivery=config.delivery,
         )
-        self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info)
+        self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
         self._on_progress = on_progress
         self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}

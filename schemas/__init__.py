@@ -10,8 +10,10 @@ from schemas.events import (
     Breakdown,
     DeadlineMissed,
     Delivery,
+    Loudness,
     MissReason,
     Outcome,
+    Provenance,
     Quality,
     SlotComplete,
     SlotTick,
@@ -32,6 +34,7 @@ from schemas.recipe import (
     SemanticConstraints,
     SlotParams,
     VisualTrack,
+    recipe_sha256,
 )
 
 __all__ = [
@@ -46,8 +49,10 @@ __all__ = [
     "Delivery",
     "Emotion",
     "Expression",
+    "Loudness",
     "MissReason",
     "Outcome",
+    "Provenance",
     "Quality",
     "Recipe",
     "SemanticConstraints",
@@ -61,4 +66,5 @@ __all__ = [
     "WorkerInfo",
     "outcome_json",
     "parse_outcome",
+    "recipe_sha256",
 ]

@@ -30,6 +30,7 @@ Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_looks_li
 SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
 # A little beyond 1: the vectors behind it are of unit length but for rounding.
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
@@ -137,6 +138,15 @@ class Verification(ContractModel):
     """Unit vector that stands for the video's content."""
 
 
+class Loudness(ContractModel):
+    """How loud the finished file is, after EBU R 128."""
+
+    integrated_lufs: float | None
+    """Integrated loudness in LUFS; null if nothing in it is loud enough to be measured."""
+    true_peak_dbtp: float | None
+    """Highest true peak in dBTP; null for silence."""
+
+
 class Artifact(ContractModel):
     """The stored video; it was whole and durable before this event was written."""
 
@@ -156,6 +166,24 @@ class Artifact(ContractModel):
     """Pixels down."""
     fps: int = Field(gt=0)
     """Frames per second."""
+    captions_uri: str | None = None
+    """Where to read its captions as WebVTT; null if the worker makes none."""
+    loudness: Loudness | None = None
+    """Measured on the finished file; null if the worker leaves loudness alone."""
+
+
+class Provenance(ContractModel):
+    """What the video was made from; with `seed` and `models` it can be made again and compared."""
+
+    recipe_sha256: Sha256
+    """Of the recipe with all its defaults, as JSON with sorted keys and without spaces, UTF-8."""
+    media_sha256: Sha256
+    """Of the file before it was signed: the same for the same recipe, seed, models and machine.
+
+    `artifact.sha256` is not, as no two signatures are the same.
+    """
+    manifest_sha256: Sha256 | None
+    """Of the signed manifest (C2PA) in the file; null if the worker does not sign."""
 
 
 class Quality(ContractModel):
@@ -223,6 +251,8 @@ class SlotComplete(_Outcome):
     """Model name to revision."""
     worker: WorkerInfo
     """Who made it."""
+    provenance: Provenance | None = None
+    """What the video was made from; null from workers before there was this field."""
 
 
 class DeadlineMissed(_Outcome):
@@ -242,6 +272,8 @@ class DeadlineMissed(_Outcome):
     """Where the time went until then."""
     worker: WorkerInfo
     """Who decided."""
+    slate_uri: str | None = None
+    """Where to read a finished video to show instead; null if none is configured."""
 
 
 Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]

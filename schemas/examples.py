@@ -8,7 +8,9 @@ from schemas.events import (
     Artifact,
     Breakdown,
     DeadlineMissed,
+    Loudness,
     MissReason,
+    Provenance,
     Quality,
     SlotComplete,
     SlotTick,
@@ -26,6 +28,7 @@ from schemas.recipe import (
     SemanticConstraints,
     SlotParams,
     VisualTrack,
+    recipe_sha256,
 )
 
 _EMITTED = datetime(2026, 11, 23, 20, 15, 0, tzinfo=UTC)
@@ -155,11 +158,18 @@ def _complete() -> SlotComplete:
             width=_FORMAT.width,
             height=_FORMAT.height,
             fps=_FORMAT.fps,
+            captions_uri="s3://slots/main/12345.vtt",
+            loudness=Loudness(integrated_lufs=-23.1, true_peak_dbtp=-4.7),
         ),
         quality=Quality(frames_computed=72, frames_total=72, steps=4, rung="full"),
         seed=42,
         models={"flux": "895c0f6ae314", "kokoro": "2b70aa7ebb44"},
         worker=_WORKER,
+        provenance=Provenance(
+            recipe_sha256=recipe_sha256(_full_tick().recipe),
+            media_sha256="60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+            manifest_sha256="fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13",
+        ),
     )
 
 
@@ -184,4 +194,5 @@ def _missed(
         detail=detail,
         breakdown=breakdown,
         worker=_WORKER,
+        slate_uri="s3://slots/slates/main.mp4",
     )

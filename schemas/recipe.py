@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from enum import StrEnum
 from typing import Annotated
 
@@ -121,6 +123,14 @@ class SemanticConstraints(ContractModel):
     """Texts that must not match the video."""
     required_concepts: Concepts = Field(default=(), max_length=16, strict=False)
     """Texts that must match the video."""
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Return the checksum of a recipe with all its defaults; see `Provenance`."""
+    content = json.dumps(
+        recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 class Recipe(ContractModel):

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,16 +15,32 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 from av.codec.context import ThreadType
+from av.stream import Stream
+from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace
 
+from consumer.artifacts.captions import Cue, as_timed_text, as_webvtt, cues_of
 from consumer.artifacts.errors import ArtifactError
-from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.loudness import LoudnessTarget, levelled, measure_file
+from consumer.artifacts.media import EncodedMedia, Measured
+from vortex.models.kokoro.speech import TimedWord
 from vortex.utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
 AUDIO_RATE_HZ = 48_000
+MAX_GOP_S = 2
 _PUT_POLL_S = 0.1
+_INDEX_FIRST = "+faststart"  # moves the index before the data when the file is closed
+_FRAGMENTED = "+frag_keyframe+empty_moov+default_base_moof"
+_ASS_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,16
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
 
 
 class SlotEncoder:
@@ -43,6 +60,9 @@ class SlotEncoder:
         threads: int = 4,
         audio_bitrate_bps: int = 128_000,
         queue_batches: int = 4,
+        loudness: LoudnessTarget | None = None,
+        words: Callable[[], Sequence[TimedWord]] | None = None,
+        fragmented: bool = False,
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -53,6 +73,9 @@ class SlotEncoder:
             threads: x264's; the file's bytes depend on their number.
             audio_bitrate_bps: of the AAC track.
             queue_batches: batches that may wait before `write` blocks.
+            loudness: what the sound is brought to; None leaves it alone.
+            words: asked for the words of the waveform when it begins; None makes no captions.
+            fragmented: write fragments of a GOP each instead of one index before the data.
         """
         self._path = path
         self._preset = preset
@@ -60,6 +83,9 @@ class SlotEncoder:
         self._threads = threads
         self._audio_bitrate_bps = audio_bitrate_bps
         self._queue_batches = queue_batches
+        self._loudness = loudness
+        self._words = words
+        self._fragmented = fragmented
         self._attempt: _Attempt | None = None
 
     @property
@@ -87,6 +113,9 @@ class SlotEncoder:
             x264={"preset": self._preset, "crf": str(self._crf), "threads": str(self._threads)},
             audio_bitrate_bps=self._audio_bitrate_bps,
             queue_batches=self._queue_batches,
+            loudness=self._loudness,
+            words=None if self._words is None else self._words(),
+            movflags=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
         )
 
     def write(self, frames: np.ndarray) -> None:
@@ -131,6 +160,9 @@ class _Attempt:
         x264: dict[str, str],
         audio_bitrate_bps: int,
         queue_batches: int,
+        loudness: LoudnessTarget | None,
+        words: Sequence[TimedWord] | None,
+        movflags: str,
     ) -> None:
         self._path = path
         self._waveform = waveform
@@ -139,6 +171,11 @@ class _Attempt:
         self._size = size
         self._x264 = x264
         self._audio_bitrate_bps = audio_bitrate_bps
+        self._target = loudness
+        self._words = words
+        self._movflags = movflags
+        self._captions: str | None = None
+        self._loudness: Measured | None = None
         self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
         self._aborted = threading.Event()
         self._error: BaseException | None = None
@@ -185,6 +222,8 @@ class _Attempt:
             width=width,
             height=height,
             fps=self._fps,
+            loudness=self._loudness,
+            captions=self._captions,
         )
 
     def abort(self) -> None:
@@ -204,18 +243,27 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
+            if self._target is not None:
+                self._waveform = levelled(self._waveform, self._sample_rate_hz, self._target)
             self._encode()
+            if self._target is not None:
+                self._loudness = measure_file(self._path)
         except Exception as error:  # noqa: BLE001 - it is raised where frames are written
             self._error = error
 
     def _encode(self) -> None:
-        # faststart moves the index before the data when the file is closed.
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        options = {"movflags": self._movflags, "fflags": "+bitexact"}
         with av.open(str(self._path), "w", format="mp4", container_options=options) as container:
             video = self._video_stream(container)
             audio = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono")
             audio.bit_rate = self._audio_bitrate_bps
             audio.options = {"flags": "+bitexact"}
+            cues = self._cues()
+            if cues:
+                captions = _caption_stream(container)
+                container.start_encoding()
+                for cue in cues:
+                    container.mux(self._caption(captions, cue))
             track = _AudioTrack(container, audio, self._waveform, self._sample_rate_hz)
             while (batch := self._next_batch()) is not None:
                 for pixels in batch:
@@ -226,12 +274,35 @@ class _Attempt:
                 container.mux(packet)
             track.finish(self._frames / self._fps)
 
+    def _cues(self) -> list[Cue]:
+        if self._words is None:
+            return []
+        frames = round(len(self._waveform) / self._sample_rate_hz * self._fps)
+        cues = cues_of(self._words, self._fps, frames)
+        self._captions = as_webvtt(cues, self._fps)
+        return cues
+
+    def _caption(self, stream: SubtitleStream, cue: Cue) -> av.Packet[Stream]:
+        packet: av.Packet[Stream] = av.Packet(as_timed_text(cue))
+        packet.stream = stream
+        packet.time_base = Fraction(1, 1000)
+        start_ms, end_ms = (
+            round(frame * 1000 / self._fps) for frame in (cue.start_frame, cue.end_frame)
+        )
+        packet.pts = packet.dts = start_ms
+        packet.duration = end_ms - start_ms
+        return packet
+
     def _video_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
         video: av.VideoStream = container.add_stream("libx264", rate=self._fps)
         video.width, video.height = self._size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = Fraction(1, self._fps)
-        video.options = {**self._x264, "flags": "+bitexact"}
+        video.options = {
+            **self._x264,
+            "flags": "+bitexact+cgop",
+            "g": str(MAX_GOP_S * self._fps),
+        }
         context = video.codec_context
         # Slices, the default of PyAV, would be predicted each on its own: larger files.
         context.thread_type = ThreadType.FRAME
@@ -261,6 +332,15 @@ class _Attempt:
             except queue.Empty:
                 continue
         raise ArtifactError("aborted")
+
+
+def _caption_stream(container: av.container.OutputContainer) -> SubtitleStream:
+    """Add a track of timed text; FFmpeg wants a header of styles for it, and uses none of them."""
+    stream: SubtitleStream = container.add_stream("mov_text")
+    stream.codec_context.subtitle_header = _ASS_HEADER
+    stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+    stream.metadata["language"] = "eng"
+    return stream
 
 
 class _AudioTrack:

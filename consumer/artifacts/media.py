@@ -7,6 +7,14 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Loudness after EBU R 128; None where there is nothing to measure."""
+
+    integrated_lufs: float | None
+    true_peak_dbtp: float | None
+
+
+@dataclass(frozen=True)
 class EncodedMedia:
     """A finished file on the local disk."""
 
@@ -17,3 +25,7 @@ class EncodedMedia:
     width: int
     height: int
     fps: int
+    loudness: Measured | None = None
+    """Of the finished file; None if its loudness was left alone."""
+    captions: str | None = None
+    """WebVTT of what is said; None if captions are not made."""

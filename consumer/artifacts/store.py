@@ -35,6 +35,8 @@ class StoredArtifact:
     uri: str
     bytes: int
     sha256: str
+    captions_uri: str | None = None
+    """Where the video's captions are, if it has any."""
 
 
 PROBE_BYTES = 64 * 1024
@@ -120,13 +122,35 @@ class ArtifactStore:
         Raises:
             ArtifactStoreError: it could not be stored; older videos of the slot are as they were.
         """
-        final = f"{self._folder(channel)}/{slot_id}-{media.sha256[:NAME_DIGITS]}.mp4"
+        stem = f"{self._folder(channel)}/{slot_id}-{media.sha256[:NAME_DIGITS]}"
+        final = f"{stem}.mp4"
+        captions_uri = None
+        if media.captions is not None:
+            captions_uri = self._put_captions(media.captions, f"{stem}.vtt")
         if self._local:
             self._attempt(lambda: _rename_durably(media.path, Path(final)))
         else:
             self._attempt(lambda: self._upload(media, final, given_up))
             media.path.unlink(missing_ok=True)
-        return StoredArtifact(self._fs.unstrip_protocol(final), media.bytes, media.sha256)
+        return StoredArtifact(
+            self._fs.unstrip_protocol(final), media.bytes, media.sha256, captions_uri
+        )
+
+    def _put_captions(self, captions: str, final: str) -> str:
+        """Store captions, before the video that they belong to; return where."""
+        content = captions.encode()
+        if self._local:
+            temporary = Path(final).with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+            def write() -> None:
+                temporary.write_bytes(content)
+                _rename_durably(temporary, Path(final))
+
+            self._attempt(write)
+        else:
+            self._attempt(lambda: self._fs.pipe_file(final, content))
+        uri: str = self._fs.unstrip_protocol(final)
+        return uri
 
     def is_whole(self, uri: str, sha256: str) -> bool:
         """Return whether the video at `uri` is there and has this checksum."""

@@ -12,6 +12,7 @@ from consumer.cli import (
     config,
     demo,
     doctor,
+    inspect,
     kafka,
     models,
     partitions,
@@ -62,6 +63,7 @@ app.command(name="tick")(tick.tick)
 app.command(name="watch")(watch.watch)
 app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
+app.command(name="inspect")(inspect.inspect)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(partitions.app, name="partitions")

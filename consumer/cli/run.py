@@ -80,6 +80,7 @@ async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics
             store_problem=store_problem,
             trusted=load_trusted_keys(settings.intake.trusted_keys),
             metrics=worker_metrics,
+            slate=settings.slate,
         )
         held_stop.hand_over(worker.request_stop)
         async with (

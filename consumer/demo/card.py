@@ -116,6 +116,29 @@ class Card:
         return f"{self.default_voice} (the default)" if voice == DEFAULT else voice
 
     @property
+    def loudness(self) -> str:
+        """What was measured on the finished file; empty if loudness was left alone."""
+        found = None if self.made is None else self.made.artifact.loudness
+        if found is None or found.integrated_lufs is None:
+            return ""
+        return f"{found.integrated_lufs:.1f} LUFS, true peak {found.true_peak_dbtp:.1f} dBTP"
+
+    @property
+    def captions(self) -> str:
+        """The captions' path relative to the page; empty if there are none."""
+        if self.made is None or self.video is None or self.made.artifact.captions_uri is None:
+            return ""
+        return self.video.href.removesuffix(".mp4") + ".vtt"
+
+    @property
+    def credentials(self) -> str:
+        """Whether the video carries a signed manifest."""
+        provenance = None if self.made is None else self.made.provenance
+        if provenance is None or provenance.manifest_sha256 is None:
+            return "none"
+        return f"C2PA, manifest {provenance.manifest_sha256[:12]}"
+
+    @property
     def breakdown(self) -> Breakdown | None:
         """Where the time went, of a tick that was read."""
         if self.result is None or isinstance(self.result, DeadLetter):

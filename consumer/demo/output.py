@@ -14,7 +14,7 @@ TRACE_NAME = "trace.jsonl"
 LOG_NAME = "worker.log"
 SLOTS_NAME = "slots"
 
-_VIDEO = re.compile(r"[0-9]+-[0-9a-f]{12}\.mp4")
+_VIDEO_OR_CAPTIONS = re.compile(r"[0-9]+-[0-9a-f]{12}\.(mp4|vtt)")
 _MARK = "`vortex demo` made this directory, and replaces its own files in it at every run.\n"
 
 
@@ -66,17 +66,17 @@ def prepare_output(directory: Path) -> None:
 
 
 def _remove_slots(slots: Path) -> None:
-    """Remove the videos, finished or not, of the demo's one channel; links are not followed."""
+    """Remove videos, finished or not, and captions of the demo's one channel; follow no links."""
     channel = slots / "main"
     for directory in (slots, channel):
         if directory.is_symlink():
             directory.unlink()
-    videos = [
+    ours = [
         path
-        for path in channel.glob("*.mp4")
-        if _VIDEO.fullmatch(path.name) or path.name.endswith(TEMPORARY_SUFFIX)
+        for path in channel.glob("*.*")
+        if _VIDEO_OR_CAPTIONS.fullmatch(path.name) or path.name.endswith(TEMPORARY_SUFFIX)
     ]
-    for path in [*videos, *slots.glob(".write-check-*")]:
+    for path in [*ours, *slots.glob(".write-check-*")]:
         path.unlink()
     for directory in (channel, slots):
         if directory.is_dir() and not any(directory.iterdir()):

@@ -38,7 +38,11 @@ async def running_worker(
         {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
     )
     worker = Worker(
-        settings.kafka, make_engine(settings), worker_id="demo", on_progress=on_progress
+        settings.kafka,
+        make_engine(settings),
+        worker_id="demo",
+        on_progress=on_progress,
+        slate=settings.slate,
     )
     running = asyncio.create_task(worker.run())
     try:

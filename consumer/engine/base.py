@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from consumer.job import TickKey
-from schemas import Artifact, MissReason, Quality, Recipe, Stage, Verification
+from schemas import Artifact, MissReason, Provenance, Quality, Recipe, Stage, Verification
 from vortex.rung import FULL, Rung
 
 
@@ -53,6 +53,7 @@ class SlotMade:
     models: Mapping[str, str]
     times_ms: Mapping[str, float]
     """Milliseconds of each step, named as in the event's breakdown."""
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,19 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
+from consumer.artifacts.credentials import ManifestSigner
 from consumer.artifacts.encoder import SlotEncoder
 from consumer.artifacts.errors import ArtifactError, ArtifactStoreError
-from consumer.artifacts.store import ArtifactStore
-from consumer.config import WorkerConfig
+from consumer.artifacts.loudness import LoudnessTarget
+from consumer.artifacts.media import EncodedMedia
+from consumer.artifacts.store import ArtifactStore, StoredArtifact
+from consumer.config import CredentialsConfig, LoudnessConfig, WorkerConfig
 from consumer.engine.base import (
     EngineLostError,
     EngineResult,
@@ -29,7 +33,18 @@ from consumer.engine.base import (
 )
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.redaction import shorten
-from schemas import MAX_SEED, Artifact, MissReason, Quality, Recipe, Stage, Verification
+from schemas import (
+    MAX_SEED,
+    Artifact,
+    Loudness,
+    MissReason,
+    Provenance,
+    Quality,
+    Recipe,
+    Stage,
+    Verification,
+    recipe_sha256,
+)
 from vortex.errors import (
     DeadlineMissError,
     DeviceLostError,
@@ -40,7 +55,8 @@ from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates_file import EstimatesFile
 from vortex.rung import FULL, Rung
 from vortex.slot import SlotContext, SlotListener
-from vortex.weights.manifest import verify_manifest
+from vortex.utils.files import sha256_of
+from vortex.weights.manifest import FILE_NAME, verify_manifest
 
 if TYPE_CHECKING:
     from vortex.pipeline import VortexPipeline
@@ -61,6 +77,7 @@ class SlotMaker:
         pipeline: VortexPipeline,
         store: ArtifactStore,
         estimates: StageEstimates,
+        signer: ManifestSigner | None,
     ) -> None:
         self.scheduler = SlotScheduler(
             pipeline, config.orchestration.model_dump(mode="json"), estimates=estimates
@@ -69,8 +86,12 @@ class SlotMaker:
         self._pipeline = pipeline
         self._store = store
         self._ladder = config.orchestration.rungs
+        self._signer = signer
         self._enforce = config.models.self_check == "enforce"
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
+        # It lists the checksum of every file of weights.
+        manifest = config.models.profile_directory / FILE_NAME
+        self._models_sha256 = sha256_of(manifest) if manifest.exists() else None
         self._saving: asyncio.Task[None] | None = None
         self._next_save_s = 0.0
 
@@ -88,8 +109,9 @@ class SlotMaker:
         try:
             store = ArtifactStore(config.artifacts.url, config.artifacts.storage_options)
             store.check()
-            return cls(config, _load_pipeline(config), store, estimates)
-        except (ArtifactStoreError, VortexInitializationError) as error:
+            signer = _signer(config.artifacts.credentials)
+            return cls(config, _load_pipeline(config), store, estimates, signer)
+        except (ArtifactError, VortexInitializationError) as error:
             raise EngineStartError(str(error)) from error
 
     def restore_estimates(self) -> None:
@@ -210,7 +232,7 @@ class SlotMaker:
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:
         """Make the slot with the context's seed; None if the self-check rejects it."""
-        encoder = await asyncio.to_thread(self._new_encoder, request)
+        encoder = await asyncio.to_thread(self._new_encoder, request, slot)
         slot.sink = encoder
         stored = False
         try:
@@ -219,14 +241,14 @@ class SlotMaker:
             )
             if self._enforce and not result.verdict.self_check_passed:
                 return None
-            artifact = await self._keep(encoder, request, slot)
+            artifact, provenance = await self._keep(encoder, request, slot, result)
             stored = True
         finally:
             if not stored:
                 await asyncio.to_thread(encoder.abort)
-        return self._made(result, slot, artifact)
+        return self._made(result, slot, artifact, provenance)
 
-    def _new_encoder(self, request: SlotRequest) -> SlotEncoder:
+    def _new_encoder(self, request: SlotRequest, slot: SlotContext) -> SlotEncoder:
         settings = self._config.artifacts
         return SlotEncoder(
             self._store.scratch_path(request.channel, request.slot_id),
@@ -235,14 +257,29 @@ class SlotMaker:
             threads=settings.x264_threads,
             audio_bitrate_bps=settings.audio_bitrate_bps,
             queue_batches=self._config.buffers.encoder_queue_batches,
+            loudness=_loudness_target(settings.loudness),
+            fragmented=settings.fragmented,
+            words=(lambda: slot.speech.words if slot.speech else ()) if settings.captions else None,
         )
 
     async def _keep(
-        self, encoder: SlotEncoder, request: SlotRequest, slot: SlotContext
-    ) -> Artifact:
-        """Finish the file and store it, durable and whole."""
+        self, encoder: SlotEncoder, request: SlotRequest, slot: SlotContext, result: SlotResult
+    ) -> tuple[Artifact, Provenance]:
+        """Finish the file, sign it and store it, durable and whole."""
         with slot.step(Stage.ENCODE.value), tracer.start_as_current_span("slot.encode"):
             media = await asyncio.to_thread(encoder.finish, _left_s(request))
+            provenance = Provenance(
+                recipe_sha256=recipe_sha256(request.recipe),
+                media_sha256=media.sha256,
+                manifest_sha256=None,
+            )
+            if self._signer is not None:
+                claim = self._claim(request, slot, result, provenance)
+                signed = await asyncio.to_thread(self._signer.sign, media, claim)
+                media = signed.media
+                provenance = provenance.model_copy(
+                    update={"manifest_sha256": signed.manifest_sha256}
+                )
         size = {semconv.SLOT_ARTIFACT_BYTES: media.bytes}
         with (
             slot.step(Stage.STORE.value),
@@ -250,17 +287,37 @@ class SlotMaker:
         ):
             async with asyncio.timeout(_left_s(request)):
                 stored = await self._store.put_in_thread(media, request.channel, request.slot_id)
-        return Artifact(
-            uri=stored.uri,
-            bytes=stored.bytes,
-            sha256=stored.sha256,
-            duration_s=media.duration_s,
-            width=media.width,
-            height=media.height,
-            fps=media.fps,
-        )
+        return _artifact(media, stored), provenance
 
-    def _made(self, result: SlotResult, slot: SlotContext, artifact: Artifact) -> SlotMade:
+    def _claim(
+        self,
+        request: SlotRequest,
+        slot: SlotContext,
+        result: SlotResult,
+        provenance: Provenance,
+    ) -> dict[str, Any]:
+        """Return what the video's credentials bind it to."""
+        verdict = result.verdict
+        return {
+            "tick": request.key._asdict(),
+            "channel": request.channel,
+            "slot_id": request.slot_id,
+            "recipe_sha256": provenance.recipe_sha256,
+            "media_sha256": provenance.media_sha256,
+            "seed": slot.seed,
+            "models": dict(self._pipeline.models.revisions),
+            "models_manifest_sha256": self._models_sha256,
+            "scores": {
+                "clip_b": verdict.score_clip_b,
+                "clip_l": verdict.score_clip_l,
+                "ensemble": verdict.ensemble_score,
+                "self_check_passed": verdict.self_check_passed,
+            },
+        }
+
+    def _made(
+        self, result: SlotResult, slot: SlotContext, artifact: Artifact, provenance: Provenance
+    ) -> SlotMade:
         verdict = result.verdict
         return SlotMade(
             artifact=artifact,
@@ -285,6 +342,7 @@ class SlotMaker:
             seed=slot.seed,
             models=self._pipeline.models.revisions,
             times_ms=dict(slot.breakdown),
+            provenance=provenance,
         )
 
     def _rungs_for_another(self, request: SlotRequest) -> tuple[Rung, ...]:
@@ -294,6 +352,34 @@ class SlotMaker:
             if needed_s is not None and needed_s < _left_s(request):
                 return request.rungs[index:]
         return ()
+
+
+def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:
+    return Artifact(
+        uri=stored.uri,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+        duration_s=media.duration_s,
+        width=media.width,
+        height=media.height,
+        fps=media.fps,
+        captions_uri=stored.captions_uri,
+        loudness=None if media.loudness is None else Loudness(**asdict(media.loudness)),
+    )
+
+
+def _loudness_target(settings: LoudnessConfig) -> LoudnessTarget | None:
+    if not settings.enabled:
+        return None
+    return LoudnessTarget(settings.target_lufs, settings.true_peak_dbtp)
+
+
+def _signer(settings: CredentialsConfig) -> ManifestSigner | None:
+    if not settings.enabled:
+        return None
+    if settings.cert_file is None or settings.key_file is None:
+        return ManifestSigner.self_made()
+    return ManifestSigner.load(settings.cert_file, settings.key_file)
 
 
 def _load_pipeline(config: WorkerConfig) -> VortexPipeline:

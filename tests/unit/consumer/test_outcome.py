@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
+from consumer.config import SlateConfig
 from consumer.engine.base import SlotMade, SlotNotMade, SlotRequest
 from consumer.job import Decision, Job
 from consumer.outcome import MAX_DETAIL_CHARS, OutcomeWriter
@@ -207,3 +209,14 @@ def test_each_outcome_is_one_log_line_and_a_miss_is_a_warning(
     assert (first["levelname"], first["slot_id"], first["slack_ms"]) == ("INFO", 1, 32_000.0)
     assert (second["levelname"], second["slot_id"], second["slack_ms"]) == ("WARNING", 2, 32_000.0)
     assert (second["reason"], second["stage"]) == ("failed", Stage.VIDEO)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("channels", "expected"), [({"main": "s3://main.mp4"}, "s3://main.mp4"), ({}, "s3://all.mp4")]
+)
+def test_miss_names_the_slate_of_its_channel(channels: dict[str, str], expected: str) -> None:
+    slates = SlateConfig(default="s3://all.mp4", channels=channels)
+    writer = replace(WRITER, slate=slates)
+    assert missed(writer.write(waiting(), FAILED, None)).slate_uri == expected
+    assert missed(WRITER.write(waiting(), FAILED, None)).slate_uri is None

@@ -19,6 +19,7 @@ from vortex.models.kokoro.load_backend import load_backend
 from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, Speech, TimedPhoneme
 from vortex.models.kokoro.stream import Said, SpeechStream, within
 from vortex.models.kokoro.voices import choose_default
+from vortex.models.kokoro.words import timed_words
 from vortex.utils.audio import shift_pitch
 from vortex.utils.cancellation import CancellationToken
 
@@ -122,6 +123,7 @@ class KokoroSpeech:
             phonemes=tuple(phoneme for piece in pieces for phoneme in piece.phonemes),
             voice_id=stream.voice_id,
             truncated=stream.truncated,
+            words=tuple(word for piece in pieces for word in piece.words),
         )
 
     def stream(
@@ -166,6 +168,7 @@ class KokoroSpeech:
             script,
             say,
             fitting,
+            lambda text, phonemes: timed_words(text, phonemes, phonemes_of),
             voice_id=voice_id,
             level_dbfs=_SPEECH_LEVEL_DBFS + style.gain_db,
             max_duration_s=max_duration_s,

@@ -24,6 +24,20 @@ class TimedPhoneme:
 
 
 @dataclass(frozen=True)
+class TimedWord:
+    """A word as it is written and when it is heard, in seconds from the start of the speech."""
+
+    text: str
+    """With the punctuation around it."""
+    start_s: float
+    end_s: float
+
+    def later(self, by_s: float) -> TimedWord:
+        """Return it moved in time."""
+        return TimedWord(self.text, self.start_s + by_s, self.end_s + by_s)
+
+
+@dataclass(frozen=True)
 class SpeechPiece:
     """One spoken sentence, with the pause before it; pieces end to end are the speech."""
 
@@ -36,6 +50,8 @@ class SpeechPiece:
 
     The last one before a pause also spans the pause's beginning.
     """
+    words: tuple[TimedWord, ...] = ()
+    """What was said, in order; times as those of the phonemes."""
 
     @property
     def end_s(self) -> float:
@@ -59,6 +75,8 @@ class Speech:
     truncated: bool
     """Whether the script was longer than there was time for."""
     sample_rate_hz: int = SAMPLE_RATE_HZ
+    words: tuple[TimedWord, ...] = ()
+    """What was said, in order; empty where only the waveform is known."""
 
     @property
     def duration_s(self) -> float:

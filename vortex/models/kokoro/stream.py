@@ -10,7 +10,7 @@ import numpy as np
 
 from vortex.errors import InvalidRecipeError
 from vortex.models.kokoro.limits import Fitting
-from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, SpeechPiece, TimedPhoneme
+from vortex.models.kokoro.speech import SAMPLE_RATE_HZ, SpeechPiece, TimedPhoneme, TimedWord
 from vortex.utils.audio import SpeechLeveller, fade_out
 from vortex.utils.cancellation import CancellationToken
 
@@ -46,6 +46,7 @@ class SpeechStream:
         script: str,
         say: Callable[[str], Said | None],
         fit: Callable[[str, float], Fitting],
+        words: Callable[[str, list[TimedPhoneme]], tuple[TimedWord, ...]] = lambda *_: (),
         *,
         voice_id: str,
         level_dbfs: float,
@@ -59,6 +60,7 @@ class SpeechStream:
             say: speaks one sentence, and returns None if nothing in it can be spoken.
             fit: returns what of a sentence could fit into some seconds, so that nothing else is
                 given to `say`.
+            words: returns the words of a sentence that its phonemes say, with their times.
             voice_id: the voice that speaks.
             level_dbfs: loudness of the speech, its pauses left out.
             max_duration_s: the speech is never longer.
@@ -70,6 +72,7 @@ class SpeechStream:
         self._sentences = list(_sentences(script))
         self._say = say
         self._fit = fit
+        self._words = words
         self._leveller = SpeechLeveller(level_dbfs)
         self._max_duration_s = max_duration_s
         self._token = token
@@ -100,7 +103,7 @@ class SpeechStream:
             self.truncated = self.truncated or not fitting.whole
             done += 1
             if said is not None:
-                yield self._piece(said, used, start)
+                yield self._piece(fitting.text, said, used, start)
                 used = start + len(said[0])
             if self.truncated:
                 break
@@ -108,14 +111,16 @@ class SpeechStream:
             raise InvalidRecipeError("audio_track.script: nothing in it can be spoken")
         self._end(done)
 
-    def _piece(self, said: Said, used: int, start: int) -> SpeechPiece:
+    def _piece(self, text: str, said: Said, used: int, start: int) -> SpeechPiece:
         """Return a sentence that begins at sample `start`, after what is used and a pause."""
         waveform, phonemes = said
+        start_s = start / SAMPLE_RATE_HZ
         pause = np.zeros(start - used, dtype=np.float32)
         return SpeechPiece(
             waveform=np.concatenate([pause, self._leveller.level(waveform)]),
             start_s=used / SAMPLE_RATE_HZ,
-            phonemes=tuple(phoneme.later(start / SAMPLE_RATE_HZ) for phoneme in phonemes),
+            phonemes=tuple(phoneme.later(start_s) for phoneme in phonemes),
+            words=tuple(word.later(start_s) for word in self._words(text, phonemes)),
         )
 
     def _cut(self, sentence: str, said: Said, room: int) -> Said:

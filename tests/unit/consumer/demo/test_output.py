@@ -165,3 +165,13 @@ def test_content_of_the_wrong_kind_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot be written: .*index\.html"):
         prepare_output(tmp_path)
     assert (tmp_path / PAGE_NAME / "notes.txt").exists()
+
+
+def test_captions_of_an_earlier_demo_are_removed_and_no_others(tmp_path: Path) -> None:
+    prepare_output(tmp_path)
+    folder = tmp_path / "slots" / "main"
+    folder.mkdir(parents=True)
+    for name in ("1-0123456789ab.vtt", "1-0123456789ab.mp4", "mine.vtt"):
+        (folder / name).touch()
+    prepare_output(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["mine.vtt"]

@@ -215,3 +215,13 @@ def test_page_fetches_nothing_from_elsewhere(tmp_path: Path, mini_config: Worker
     assert "//" not in html
     assert "url(" not in html
     assert "<script" not in html
+
+
+def test_loudness_captions_and_credentials_are_shown() -> None:
+    event = complete(1)
+    assert event.provenance is not None
+    assert event.provenance.manifest_sha256 is not None
+    shown = page(answered(made(), event), videos={1: VIDEO})
+    assert "-23.1 LUFS, true peak -4.7 dBTP" in shown.text
+    assert f"C2PA, manifest {event.provenance.manifest_sha256[:12]}" in shown.text
+    assert "slots/main/1.vtt" in [link["href"] for link in shown.all("a")]

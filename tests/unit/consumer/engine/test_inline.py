@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumer.config import WorkerConfig
 from consumer.engine import slot_maker
-from consumer.engine.base import EngineLostError, SlotRequest
+from consumer.engine.base import EngineLostError, EngineStartError, SlotRequest
 from consumer.engine.inline import InlineEngine
 from consumer.job import TickKey
 from tests.support.film_pipeline import FilmPipeline
@@ -49,3 +50,14 @@ async def test_engine_whose_device_is_lost_is_not_ready_until_it_is_started_agai
     await engine.start()
     assert engine.ready
     await engine.stop()
+
+
+async def test_missing_signing_key_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    loaded = WorkerConfig.load()
+    files = {"cert_file": tmp_path / "chain.pem", "key_file": tmp_path / "slots.key"}
+    credentials = loaded.artifacts.credentials.model_copy(update=files)
+    artifacts = {"url": str(tmp_path / "slots"), "credentials": credentials}
+    config = loaded.model_copy(update={"artifacts": loaded.artifacts.model_copy(update=artifacts)})
+    with pytest.raises(EngineStartError, match=r"cert_file .*chain\.pem cannot be read") as caught:
+        await InlineEngine(config).start()
+    assert "\n" not in str(caught.value)

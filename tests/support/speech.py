@@ -1,0 +1,37 @@
+"""Real speech by the small model, in many voices and moods."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from vortex.models.kokoro import Speech
+from vortex.models.kokoro.speaker import KokoroSpeech
+from vortex.utils.cancellation import CancellationToken
+
+SCRIPTS = (
+    "Good evening. Here is the news.",
+    "It rained all day, and the river rose by two metres. Nobody was hurt.",
+    "Stop! Who goes there?",
+    "The train to the north leaves at half past nine from platform 4.",
+    "She whispered: we are not alone; then the lights went out.",
+)
+EMOTIONS = ("neutral", "excited", "sad", "angry", "manic")
+
+
+def speeches(models: Path, count: int, max_duration_s: float = 6.0) -> list[Speech]:
+    """Speak `count` different pairs of script, voice and emotion."""
+    kokoro = KokoroSpeech(models / "mini" / "kokoro", default_voice="auto")
+    kinds = itertools.cycle(
+        (voice, emotion) for emotion in EMOTIONS for voice in kokoro.voices[:10]
+    )
+    return [
+        kokoro.synthesize(
+            SCRIPTS[number % len(SCRIPTS)],
+            voice_id=voice,
+            emotion=emotion,
+            max_duration_s=max_duration_s,
+            token=CancellationToken(),
+        )
+        for number, (voice, emotion) in zip(range(count), kinds, strict=False)
+    ]
