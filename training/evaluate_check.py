@@ -15,8 +15,8 @@ from training.faces import Attributes
 from vortex.models.clip_ensemble import WEIGHT_B, WEIGHT_L, ClipEncoder, DualClip, Finding
 from vortex.utils.cancellation import CancellationToken
 
-VIDEOS = 5
-"""Videos that each prompt is judged against, of those there are."""
+EVERY = 20
+"""Of so many videos, each strange prompt is judged against one."""
 
 OUTSIDE = (
     "a dragon", "a cat", "Barack Obama on a beach", "a red sports car", "a robot in a red coat",
@@ -83,7 +83,7 @@ def honesty(
         device: where to compute.
     """
     clip, token = DualClip.load(models, device=device), CancellationToken()
-    videos = keyframes[:VIDEOS]
+    videos = keyframes[::EVERY]
 
     def passed(texts: Sequence[str]) -> float:
         pairs = itertools.product(videos, texts)

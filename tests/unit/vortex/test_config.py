@@ -372,3 +372,24 @@ def test_stage_timeouts_fit_into_a_slot() -> None:
     limits = orchestration.timeouts
     longest_s = max(limits.audio_s, limits.image_s) + limits.video_s + limits.clip_s
     assert longest_s + orchestration.deadline_buffer_s <= SLOT_S
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("", 128),
+        ("models: {profile: production}", 512),
+        ("models: {profile: production}\npipeline: {image_size: 256}", 256),
+        ("models: {profile: production}\npipeline: {image_size: {production: 768}}", 768),
+        ("pipeline: {image_size: {production: 768}}", 128),
+    ],
+)
+def test_portrait_has_the_size_of_the_profile_unless_a_file_says_otherwise(
+    text: str, size: int, load: Callable[[str], WorkerConfig]
+) -> None:
+    assert load(text).pipeline.image_size == size
+
+
+def test_size_for_an_unknown_profile_is_refused(load: Callable[[str], WorkerConfig]) -> None:
+    text = message(lambda: load("pipeline: {image_size: {productoin: 512}}"))
+    assert text.startswith("pipeline.image_size: ")
