@@ -129,7 +129,13 @@ class Verification(ContractModel):
     ensemble_score: Score
     """0.4 base + 0.6 large."""
     self_check_passed: bool
-    """Whether the video shows what was asked."""
+    """Whether the video shows what was asked; false as well if that cannot be told."""
+    verdict: Literal["passed", "failed", "cannot-tell"] | None = None
+    """The same with its third case; null from workers that do not know it. What cannot be told is
+    published also where failures are a miss."""
+    unknown_words: tuple[str, ...] = Field(default=(), max_length=64, strict=False)
+    """Words of the prompt and the concepts that the encoders cannot compare with a picture; each
+    lowers the scores."""
     enforced: bool
     """Whether a failed self-check would have been a miss; false where the weights are untrained."""
     outlier_detected: bool

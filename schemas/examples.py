@@ -146,6 +146,7 @@ def _complete() -> SlotComplete:
             cosine_clip_l=0.324,
             ensemble_score=0.798,
             self_check_passed=True,
+            verdict="passed",
             enforced=True,
             outlier_detected=False,
             embedding=(1.0, *([0.0] * 511)),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.faces import ATTRIBUTES, Attributes
+from vortex.models.vocabulary import Vocabulary
 
 _OPENINGS = (
     "",
@@ -220,6 +221,21 @@ def vocabulary() -> list[str]:
     return sorted(set(re.findall(r"[a-z-]+", " ".join(templates))))
 
 
+def shown_and_neutral() -> Vocabulary:
+    """Return the same, parted at hyphens, by whether they say what a portrait shows.
+
+    What openings and fillers are made of was never told apart in training, and says nothing.
+    """
+    said = " ".join((*_OPENINGS, *_FILLERS, *_PLACES, *_JOINTS))
+    neutral = frozenset(re.findall(r"[a-z]+", said))
+    words = frozenset(part for word in vocabulary() for part in word.split("-"))
+    return Vocabulary(shown=words - neutral, neutral=neutral & words)
+
+
+_JOINTS = (
+    "a an the and with in of wearing dressed who has is whose no without none up tied full",
+    "old young clean deep round fair snow news weather sports",
+)
 _CONNECTIVES = (
     "a an the and with in of wearing dressed who has is whose hair skin long-haired bearded bald"
     " clean-shaven beard moustache mustache braids braided pigtails bun tied up in a bun haired"

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from training.captions import Caption, describe
+from training.evaluate_check import honesty
 from training.evaluate_motion import Performance
 from training.evaluate_motion import figures as motion_figures
 from training.faces import Attributes, Face
@@ -112,6 +113,7 @@ def run(
         "prompts": count,
         "attributes": shares_right(judge.opinions(coloured), [truth for truth, _ in prompts]),
         "self_check": self_check(models, keyframes, prompts, device),
+        "honesty": honesty(models, keyframes, prompts, device),
         "motion": motion_figures(performances, judge),
     }
     say(json.dumps(figures, indent=2))

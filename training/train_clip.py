@@ -24,12 +24,19 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from training.captions import Caption, contradict, describe
+from training.captions import Caption, contradict, describe, shown_and_neutral
+from training.evaluate_check import fit_margin
 from training.faces import Face
 from training.loop import Chance, Report, Schedule, drawn, train
 from training.text import CLIP_TOKENS, clip_tokenizer
 from training.train_text import ANSWERS, claimed, wrong_answers
-from vortex.models.clip_ensemble import CLIP_SCORE_WEIGHT, PROMPT_PREFIX, THRESHOLD_B, THRESHOLD_L
+from vortex.models.clip_ensemble import (
+    CLIP_SCORE_WEIGHT,
+    PROMPT_PREFIX,
+    THRESHOLD_B,
+    THRESHOLD_L,
+    ClipEncoder,
+)
 
 SCHEDULE = Schedule(steps=1000, learning_rate=2e-3, ema_steps=80, checkpoint_every=200)
 PORTRAITS = 6000
@@ -244,6 +251,12 @@ def run(
         figures = calibrate(lesson, unseen, unseen_small, seed, line)
         say(json.dumps(figures))
         save(lesson.model, name, figures, directory / name)
+        figures["concept_margin"] = fit_margin(
+            ClipEncoder(directory / name, device),
+            unseen_small[:, None].float() / 255.0,
+            [face.attributes for face in unseen],
+        )
+        save(lesson.model, name, figures, directory / name)
     return Report(
         [loss for report in reports for loss in report.losses],
         sum(report.seconds for report in reports),
@@ -268,3 +281,4 @@ def save(model: open_clip.CLIP, name: str, calibration: dict[str, float], direct
     (directory / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
     (directory / "calibration.json").write_text(json.dumps(calibration, indent=2) + "\n")
     clip_tokenizer().save_pretrained(directory)
+    shown_and_neutral().write(directory)

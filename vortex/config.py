@@ -28,6 +28,7 @@ from vortex.errors import one_line
 from vortex.rung import FULL, LADDER, Rung
 
 ENV_PREFIX = "VORTEX__"
+PROFILES = ("mini", "production")
 
 _SECRET = re.compile(r"password|secret|token|storage_options")
 _UNITS = {"_s": "seconds", "_ms": "milliseconds", "_gb": "GB", "_bytes": "bytes", "_bps": "bits/s"}
@@ -186,11 +187,12 @@ class VortexConfig(BaseSettings):
         return {key: value for key, value in data.items() if key not in foreign}
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
+    def load(cls, path: Path | None = None, *, profile: str | None = None) -> Self:
         """Return the configuration in force.
 
         Args:
             path: a YAML file; its keys win over the packaged defaults. None takes those alone.
+            profile: of the models, instead of the configured one.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value in it or in the environment
@@ -201,6 +203,9 @@ class VortexConfig(BaseSettings):
         if path is not None:
             data = _merged(data, _read(path))
         data = _merged(data, _read_environment(cls))
+        if profile is not None:
+            data = _merged(data, {"models": {"profile": profile}})
+        data = _for_profile(data)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -236,6 +241,22 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(under, dict) and isinstance(value, dict)
         merged[key] = _merged(under or {}, value) if both else value
     return merged
+
+
+def _for_profile(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections with one value wherever there is one for each profile."""
+    profile = data["models"].get("profile")
+
+    def chosen(value: object) -> object:
+        if not (isinstance(value, dict) and value and value.keys() <= set(PROFILES)):
+            return value
+        # An unknown profile is an error of its own.
+        return value.get(profile, value.get(PROFILES[0]))
+
+    return {
+        section: {key: chosen(value) for key, value in keys.items()}
+        for section, keys in data.items()
+    }
 
 
 @functools.cache

@@ -171,4 +171,6 @@ class Card:
         found = self.made.verification
         if found.self_check_passed:
             return "passed"
+        if found.verdict == "cannot-tell":
+            return f"cannot tell: it does not know {', '.join(map(repr, found.unknown_words))}"
         return "failed" if found.enforced else "failed; it only reports (models.self_check)"

@@ -59,10 +59,12 @@ from vortex.utils.files import sha256_of
 from vortex.weights.manifest import FILE_NAME, verify_manifest
 
 if TYPE_CHECKING:
+    from vortex.models.clip_ensemble import DualClip
     from vortex.pipeline import VortexPipeline
 
 MAX_SEEDS = 4
 SAVE_INTERVAL_S = 5.0
+MAX_WORDS, MAX_WORD_CHARS = 64, 64
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.engine", schema_url=semconv.SCHEMA_URL)
@@ -215,6 +217,14 @@ class SlotMaker:
         self, request: SlotRequest, slot: SlotContext, span: Span
     ) -> EngineResult:
         """Make the slot with one seed after another, until one passes or there is no more time."""
+        unknown = self._unknown_demands(request.recipe)
+        if unknown:
+            named = ", ".join(repr(word[:MAX_WORD_CHARS]) for word in unknown[:MAX_WORDS])
+            detail = (
+                f"semantic_constraints: the self-check cannot look for {named}; the models of"
+                f" profile {self._config.models.profile} do not know such words"
+            )
+            return SlotNotMade(MissReason.REJECTED, None, detail, {})
         for seeds in range(1, MAX_SEEDS + 1):  # noqa: B007 - told in the answer below
             made = await self._with_seed(request, slot)
             if made is not None:
@@ -239,7 +249,7 @@ class SlotMaker:
             result = await self.scheduler.execute(
                 request.recipe, request.slot_id, request.deadline_s, slot=slot
             )
-            if self._enforce and not result.verdict.self_check_passed:
+            if self._enforce and result.verdict.verdict == "failed":
                 return None
             artifact, provenance = await self._keep(encoder, request, slot, result)
             stored = True
@@ -247,6 +257,17 @@ class SlotMaker:
             if not stored:
                 await asyncio.to_thread(encoder.abort)
         return self._made(result, slot, artifact, provenance)
+
+    def _unknown_demands(self, recipe: Recipe) -> tuple[str, ...]:
+        """Return words that the recipe insists on and that no self-check can decide about."""
+        wanted = recipe.semantic_constraints
+        demands = [*wanted.banned_concepts, *wanted.required_concepts]
+        if wanted.min_clip_score:
+            demands.append(recipe.visual_track.prompt)
+        if not (self._enforce and demands):
+            return ()
+        clip: DualClip = self._pipeline.models.get_model("clip")
+        return clip.unknown_words(demands)
 
     def _new_encoder(self, request: SlotRequest, slot: SlotContext) -> SlotEncoder:
         settings = self._config.artifacts
@@ -328,6 +349,10 @@ class SlotMaker:
                 cosine_clip_l=verdict.cosine_clip_l,
                 ensemble_score=verdict.ensemble_score,
                 self_check_passed=verdict.self_check_passed,
+                verdict=verdict.verdict,
+                unknown_words=tuple(
+                    word[:MAX_WORD_CHARS] for word in verdict.unknown_words[:MAX_WORDS]
+                ),
                 enforced=self._enforce,
                 outlier_detected=verdict.outlier_detected,
                 embedding=tuple(round(value, 6) for value in verdict.embedding.tolist()),

@@ -21,6 +21,8 @@ class Calibration(BaseModel):
 
     scale: float = Field(default=1.0, gt=0)
     offset: float = 0.0
+    concept_margin: float = 0.0
+    """By how much a concept's cosine must exceed that of neutral texts to count as shown."""
 
     @classmethod
     def read(cls, directory: Path) -> Calibration:

@@ -2,7 +2,8 @@
 
 Each model compares keyframes with texts by the cosine of their embeddings. On the way from there to
 the verdict a cosine is first calibrated, where the model's folder says how, and then scaled to a
-score of 0 to 1, see `clip_score`.
+score of 0 to 1, see `clip_score`. What a prompt says in words that an encoder never learned lowers
+its score, and leaves the verdict open.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,11 +26,15 @@ from vortex.models.calibration import Calibration
 from vortex.models.footprint import held_bytes
 from vortex.models.int8 import quantize_rows
 from vortex.models.quantization import ClipQuantization
+from vortex.models.vocabulary import Vocabulary
 from vortex.rung import KEYFRAMES
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
 
 PROMPT_PREFIX = "A photo depicts "
+CONCEPT_PREFIX = PROMPT_PREFIX + "a portrait of a person, "
+NEUTRAL_TEXTS = ("a person", "a portrait", "a picture of a person", "a character")
+"""True of every video of a person; a concept must fit better than these do."""
 EMBEDDING_WIDTH = 512
 
 CLIP_SCORE_WEIGHT = 2.5  # Hessel et al. 2021, "CLIPScore", section 3
@@ -38,6 +43,8 @@ THRESHOLD_B, THRESHOLD_L = 0.70, 0.72
 OUTLIER_DIFFERENCE = 0.15
 
 _PROJECTION_SEED = 512
+
+Verdict = Literal["passed", "failed", "cannot-tell"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class DualClipResult:
     ensemble_score: float
     """0.4 b + 0.6 l."""
     self_check_passed: bool
-    """Scores at their thresholds or above, and all of the recipe's own constraints met."""
+    """Scores at their thresholds or above, all of the recipe's own constraints met, and no word of
+    its prompt or concepts unknown."""
     outlier_detected: bool
     """The two scores differ by more than 0.15."""
     banned_found: tuple[int, ...] = ()
@@ -64,6 +72,18 @@ class DualClipResult:
     """Mean cosine of keyframes and prompt behind `score_clip_b`, as the encoder gave it."""
     cosine_clip_l: float | None = None
     """The same behind `score_clip_l`."""
+    unknown_words: tuple[str, ...] = ()
+    """Words of the prompt and the concepts that an encoder cannot compare with a picture."""
+    contradicted: bool = False
+    """The video shows something banned, lacks something required, or scores below the recipe's own
+    limit."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the video shows what was asked; open, if words are unknown."""
+        if self.self_check_passed:
+            return "passed"
+        return "cannot-tell" if self.unknown_words and not self.contradicted else "failed"
 
     @classmethod
     def from_scores(
@@ -78,9 +98,12 @@ class DualClipResult:
         worst_keyframe_score: float = 0.0,
         cosine_clip_b: float | None = None,
         cosine_clip_l: float | None = None,
+        unknown_words: tuple[str, ...] = (),
     ) -> DualClipResult:
         """Derive the verdict from the two scores and the recipe's constraints."""
         ensemble = WEIGHT_B * score_clip_b + WEIGHT_L * score_clip_l
+        too_low = ensemble < (min_clip_score or 0.0)
+        contradicted = too_low or bool(banned_found or required_missing)
         return cls(
             embedding=embedding,
             score_clip_b=score_clip_b,
@@ -89,9 +112,8 @@ class DualClipResult:
             self_check_passed=(
                 score_clip_b >= THRESHOLD_B
                 and score_clip_l >= THRESHOLD_L
-                and ensemble >= (min_clip_score or 0.0)
-                and not banned_found
-                and not required_missing
+                and not contradicted
+                and not unknown_words
             ),
             outlier_detected=abs(score_clip_b - score_clip_l) > OUTLIER_DIFFERENCE,
             banned_found=banned_found,
@@ -99,6 +121,8 @@ class DualClipResult:
             worst_keyframe_score=worst_keyframe_score,
             cosine_clip_b=cosine_clip_b,
             cosine_clip_l=cosine_clip_l,
+            unknown_words=unknown_words,
+            contradicted=contradicted,
         )
 
 
@@ -152,15 +176,19 @@ def _projection(width: int) -> torch.Tensor:
 
 
 class ClipEncoder:
-    """One open_clip model with its tokenizer, its own preprocessing and its calibration."""
+    """One open_clip model with its tokenizer, preprocessing, calibration and vocabulary."""
 
     calibration: Calibration
     """What its cosines count for."""
+    vocabulary: Vocabulary | None
+    """The words that it knows; None is any."""
 
     def __init__(
         self, directory: Path, device: torch.device, *, quantization: ClipQuantization = "none"
     ) -> None:
-        """Load `open_clip_config.json`, `open_clip_model.safetensors`, maybe `calibration.json`.
+        """Load `open_clip_config.json` and `open_clip_model.safetensors`.
+
+        `calibration.json` and `vocabulary.json` are read where they are there.
 
         Args:
             directory: holds these files, and the tokenizer's if it is not open_clip's own.
@@ -190,6 +218,7 @@ class ClipEncoder:
         with loading(directory.name, device, held_bytes(model)):
             self._model: Any = model.to(device)  # open_clip ships no types
         self.calibration = Calibration.read(directory)
+        self.vocabulary = Vocabulary.read(directory)
         self._device = device
         size = model.visual.image_size
         self._side = size[0] if isinstance(size, tuple | list) else size
@@ -257,6 +286,17 @@ class DualClip:
         """The two open_clip models by name: b, l."""
         return {"b": self._base.network, "l": self._large.network}
 
+    def unknown_words(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Return the words that one of the two models, or both, cannot compare with a picture."""
+        words = (
+            word
+            for model in (self._base, self._large)
+            if model.vocabulary is not None
+            for text in texts
+            for word in model.vocabulary.look_up(text).unknown
+        )
+        return tuple(dict.fromkeys(words))
+
     def verify(
         self,
         video: torch.Tensor,
@@ -270,8 +310,9 @@ class DualClip:
     ) -> DualClipResult:
         """Judge a video by its keyframes; same arguments, same verdict.
 
-        A concept counts as shown when its ensemble score, prefixed like the prompt, reaches the
-        weighted threshold 0.4 * 0.70 + 0.6 * 0.72.
+        A concept is judged by contrast: it is shown when it fits better, by the encoders' margin,
+        than texts that are true of every video do on average. One with unknown words is neither
+        shown nor missing.
 
         Args:
             video: `[T, 3, H, W]`, uint8 or float in [0, 1].
@@ -292,29 +333,62 @@ class DualClip:
         frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
         if not torch.isfinite(frames).all():
             raise ValueError("the video has NaN or infinite values")
-        texts = [PROMPT_PREFIX + text for text in (prompt, *banned_concepts, *required_concepts)]
-        cosines, scores, embeddings = [], [], []
+        concepts = (*banned_concepts, *required_concepts)
+        found, embeddings = [], []
         for model in (self._base, self._large):
             token.raise_if_cancelled()
             seen = model.encode_frames(frames)
-            cosine = (seen @ model.encode_texts(texts).T).cpu()  # [frames, texts]
-            cosines.append(float(cosine[:, 0].mean()))
-            scores.append(clip_score(model.calibration.apply(cosine)))
+            found.append(Finding.of(model, seen, prompt, concepts))
             embeddings.append(functional.normalize(seen.mean(dim=0), dim=0))
-        of_b, of_l = (score.mean(dim=0) for score in scores)
-        ensemble = WEIGHT_B * of_b + WEIGHT_L * of_l
-        shown = ensemble >= WEIGHT_B * THRESHOLD_B + WEIGHT_L * THRESHOLD_L
-        banned = range(1, 1 + len(banned_concepts))
-        required = range(banned.stop, len(texts))
-        worst = (WEIGHT_B * scores[0][:, 0] + WEIGHT_L * scores[1][:, 0]).min()
+        of_b, of_l = found
+        contrasts = WEIGHT_B * of_b.contrasts + WEIGHT_L * of_l.contrasts
+        known = [not self.unknown_words([concept]) for concept in concepts]
+        banned = range(len(banned_concepts))
+        required = range(banned.stop, len(concepts))
+        worst = (WEIGHT_B * of_b.scores + WEIGHT_L * of_l.scores).min()
         return DualClipResult.from_scores(
             combine_embeddings(*embeddings),
-            float(of_b[0]),
-            float(of_l[0]),
+            float(of_b.scores.mean()),
+            float(of_l.scores.mean()),
             min_clip_score=min_clip_score,
-            banned_found=tuple(i - banned.start for i in banned if shown[i]),
-            required_missing=tuple(i - required.start for i in required if not shown[i]),
+            banned_found=tuple(i for i in banned if known[i] and contrasts[i] > 0),
+            required_missing=tuple(
+                i - required.start for i in required if known[i] and contrasts[i] <= 0
+            ),
             worst_keyframe_score=float(worst),
-            cosine_clip_b=cosines[0],
-            cosine_clip_l=cosines[1],
+            cosine_clip_b=of_b.cosine,
+            cosine_clip_l=of_l.cosine,
+            unknown_words=self.unknown_words([prompt, *concepts]),
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one model sees of a prompt and of concepts in keyframes."""
+
+    cosine: float
+    """Mean of frames and prompt, as the encoder gave it."""
+    scores: torch.Tensor
+    """`[frames]`: how well each shows the prompt, as far as the encoder knows its words."""
+    contrasts: torch.Tensor
+    """`[concepts]`: by how much each fits better than is needed to count as shown."""
+
+    @classmethod
+    def of(
+        cls, model: ClipEncoder, seen: torch.Tensor, prompt: str, concepts: Sequence[str]
+    ) -> Finding:
+        """Compare keyframes, `[frames, width]` as the model encoded them, with texts."""
+        texts = [
+            PROMPT_PREFIX + prompt,
+            *(CONCEPT_PREFIX + concept for concept in concepts),
+            *(PROMPT_PREFIX + text for text in NEUTRAL_TEXTS),
+        ]
+        cosines = (seen @ model.encode_texts(texts).T).cpu()  # [frames, texts]
+        share = 1.0 if model.vocabulary is None else model.vocabulary.look_up(prompt).share
+        neutral = cosines[:, -len(NEUTRAL_TEXTS) :].mean()
+        of_concepts = cosines[:, 1 : 1 + len(concepts)].mean(dim=0)
+        return cls(
+            cosine=float(cosines[:, 0].mean()),
+            scores=share * clip_score(model.calibration.apply(cosines[:, 0])),
+            contrasts=of_concepts - neutral - model.calibration.concept_margin,
         )

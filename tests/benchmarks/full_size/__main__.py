@@ -30,7 +30,7 @@ from vortex.pipeline import BYTES_PER_GB, VortexPipeline
 from vortex.utils.vram import MemoryPressureWarning
 
 RESULTS = Path(__file__).parents[1] / "results"
-STEPS = 4
+STEPS = 4  # of the packaged configuration
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,9 +111,11 @@ def run(
 
 
 def configuration(scale: Scale, batch: int | None) -> VortexConfig:
-    """Return the packaged configuration with the portrait's size and steps of production."""
-    config = VortexConfig.load()
-    pipeline = config.pipeline.model_copy(update={"image_size": scale.size, "steps": STEPS})
+    """Return what a worker of profile production runs with; at another scale, but for sizes."""
+    config = VortexConfig.load(profile="production")
+    pipeline = config.pipeline
+    if scale is not FULL:
+        pipeline = pipeline.model_copy(update={"image_size": scale.size})
     buffers = config.buffers
     if batch is not None:
         buffers = buffers.model_copy(update={"video_batch_frames": batch})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.full_size.__main__ import main
-from tests.benchmarks.full_size.scale import SMALL
+from tests.benchmarks.full_size.__main__ import configuration, main
+from tests.benchmarks.full_size.scale import FULL, SMALL
 from tests.benchmarks.full_size.stack import build
 from tests.benchmarks.full_size.work import count
+from vortex.config import VortexConfig
 from vortex.models.footprint import held_bytes
 from vortex.models.nf4 import Nf4Linear
 
@@ -51,3 +52,9 @@ def test_work_is_counted_without_memory() -> None:
     work = count(lambda: (first @ second).relu())
     assert work.flop == 2 * 1000 * 3000 * 2000
     assert work.peak_bytes == 2 * 4 * 1000 * 2000
+
+
+def test_full_size_measures_what_a_worker_of_production_runs_with() -> None:
+    worker = VortexConfig.load(profile="production")
+    assert configuration(FULL, batch=None) == worker
+    assert worker.pipeline.image_size == FULL.size == 512

@@ -3,8 +3,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from training.captions import Caption, contradict, describe, vocabulary
+from training.captions import Caption, contradict, describe, shown_and_neutral, vocabulary
 from training.faces import ATTRIBUTES, Attributes
+from vortex.models.mini import shipped_weights
+from vortex.models.vocabulary import Vocabulary
 
 MAN = Attributes(
     person="man",
@@ -110,3 +112,8 @@ def test_every_caption_claims_something() -> None:
     bald = replace(bald, hair_style="bald", facial_hair="none")
     for seed in range(3000):
         assert describe(bald, np.random.default_rng(seed)).claims
+
+
+def test_vocabulary_of_the_shipped_encoders_is_that_of_the_captions() -> None:
+    for name in ("clip-b", "clip-l"):
+        assert Vocabulary.read(shipped_weights() / name) == shown_and_neutral()

@@ -89,6 +89,22 @@ def test_self_check_tells_a_videos_own_prompt_from_others(
     assert measured["matched_rejected"] <= 0.1
 
 
+@pytest.mark.parametrize("words", ["outside", "foreign", "noise"])
+def test_self_check_does_not_vouch_for_words_that_it_does_not_know(
+    figures: dict[str, Any], words: str
+) -> None:
+    assert figures["honesty"][f"{words}_passed"] <= 0.05
+
+
+def test_concepts_are_told_inside_the_vocabulary_and_left_open_outside(
+    figures: dict[str, Any],
+) -> None:
+    measured = figures["honesty"]
+    assert measured["concepts_area_under_curve"] >= 0.95
+    assert measured["outside_concepts_decided"] == 0.0
+    assert measured["own_refused"] <= 0.1
+
+
 def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]) -> None:
     assert figures["motion"]["psnr_db"] >= 22
 

@@ -380,3 +380,24 @@ def test_variable_with_one_underscore_is_not_ignored_in_silence(
     monkeypatch.setenv("VORTEX_KAFKA__GROUP_ID", "mine")
     with pytest.raises(ConfigError, match="did you mean VORTEX__KAFKA__GROUP_ID"):
         WorkerConfig.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("", 128),
+        ("models: {profile: production}", 512),
+        ("models: {profile: production}\npipeline: {image_size: 256}", 256),
+        ("models: {profile: production}\npipeline: {image_size: {production: 768}}", 768),
+        ("pipeline: {image_size: {production: 768}}", 128),
+    ],
+)
+def test_portrait_has_the_size_of_the_profile_unless_a_file_says_otherwise(
+    text: str, size: int, load: Callable[[str], WorkerConfig]
+) -> None:
+    assert load(text).pipeline.image_size == size
+
+
+def test_size_for_an_unknown_profile_is_refused(load: Callable[[str], WorkerConfig]) -> None:
+    text = message(lambda: load("pipeline: {image_size: {productoin: 512}}"))
+    assert text.startswith("pipeline.image_size: ")

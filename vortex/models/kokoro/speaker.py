@@ -13,6 +13,7 @@ from kokoro_onnx.tokenizer import Tokenizer
 from kokoro_onnx.trim import trim
 
 from vortex.errors import InvalidRecipeError
+from vortex.models.footprint import HasParts
 from vortex.models.kokoro.backend import MAX_TOKENS
 from vortex.models.kokoro.limits import Fitting, can_be_spoken, fit, most_tokens
 from vortex.models.kokoro.load_backend import load_backend
@@ -24,7 +25,10 @@ from vortex.utils.audio import shift_pitch
 from vortex.utils.cancellation import CancellationToken
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
+    from torch import nn
 
 _SPEECH_LEVEL_DBFS = -20.0
 _KOKORO_SPEEDS = (0.5, 2.0)
@@ -84,6 +88,11 @@ class KokoroSpeech:
         self.voices = self._backend.voices
         self.default_voice = choose_default(default_voice, self.voices, directory)
         self._tokenizer = Tokenizer(vocab=dict(self._backend.vocabulary))
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The network where torch runs it, on the GPU if there is one; none of onnxruntime's."""
+        return self._backend.parts if isinstance(self._backend, HasParts) else {}
 
     def synthesize(
         self,

@@ -65,6 +65,11 @@ class TorchBackend:
         self.vocabulary: Mapping[str, int] = config["vocab"]
         self.voices = tuple(sorted(self._voices))
 
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The network, for what it holds."""
+        return {"network": self._network}
+
     @torch.inference_mode()
     def run(
         self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken

@@ -182,13 +182,14 @@ def _tensors(content: object, path: Path) -> _State:
 def _split(content: object, path: Path) -> dict[str, _State]:
     """Divide the retargeting file among its three networks.
 
-    Published, it is a table of three tables; ours is flat, with the table's name in front.
+    Published, it is a table of three tables, next to which the training left others, such as its
+    optimizers' states; ours is flat, with the table's name in front.
     """
     tables: dict[str, dict[object, object]] = {key: {} for key in (_STITCHING, _LIP, _EYE)}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         key, _, rest = str(name).partition(".")
         if key not in tables:
-            raise VortexInitializationError(f"liveportrait: {path}: '{name}' is not known")
+            continue
         if rest:
             tables[key][rest] = value
         elif isinstance(value, Mapping):

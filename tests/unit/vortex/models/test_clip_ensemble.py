@@ -29,6 +29,7 @@ from vortex.models.clip_ensemble import (
     keyframe_indices,
 )
 from vortex.models.footprint import held_bytes
+from vortex.models.vocabulary import Vocabulary
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 EMBEDDING = functional.normalize(torch.ones(512), dim=0)
@@ -177,6 +178,8 @@ COLOURS = {"red": 0, "green": 1, "blue": 2}
 class ColourEncoder:
     """Embeds a frame as its mean colour, and a text "A photo depicts red" as pure red."""
 
+    vocabulary = Vocabulary(shown=COLOURS.keys(), neutral={"a", "the"})
+
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
 
@@ -184,7 +187,9 @@ class ColourEncoder:
         return functional.normalize(frames.mean(dim=(2, 3)), dim=1)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.eye(3)[[COLOURS[text.removeprefix("A photo depicts ")] for text in texts]]
+        pure, grey = torch.eye(3), functional.normalize(torch.ones(3), dim=0)
+        words = [text.removeprefix("A photo depicts ").split(", ")[-1] for text in texts]
+        return torch.stack([pure[COLOURS[word]] if word in COLOURS else grey for word in words])
 
 
 def film(*colours: str) -> torch.Tensor:
@@ -242,10 +247,32 @@ def test_cosines_are_calibrated_before_they_are_scored_and_told_as_they_were() -
     assert verdict.worst_keyframe_score == pytest.approx(0.6 * 0.25)
 
 
-def test_calibration_counts_for_banned_concepts_too() -> None:
-    generous = Calibration(offset=0.3)
-    verdict = judge(film("red"), calibrations=(generous, generous), banned_concepts=("green",))
-    assert verdict.banned_found == (0,)
+def test_concept_counts_as_shown_from_its_margin_over_neutral_texts_on() -> None:
+    half = film("green", "red")  # green has a cosine of 0.4, and neutral texts have one of 0.58
+    generous = Calibration(concept_margin=-0.2)
+    assert judge(half, banned_concepts=("green",)).banned_found == ()
+    lenient = judge(half, calibrations=(generous, generous), banned_concepts=("green", "blue"))
+    assert lenient.banned_found == (0,)
+
+
+@pytest.mark.parametrize("prompt", ["a red dragon", "dragon", "the", "🐉", "!!", "rouge"])
+def test_words_that_an_encoder_does_not_know_vouch_for_nothing(prompt: str) -> None:
+    clear, verdict = judge(film("red")), judge(film("red", "green", "blue"), prompt)
+    assert clear.verdict == "passed"
+    assert verdict.verdict == "cannot-tell"
+    assert not verdict.self_check_passed
+    assert verdict.ensemble_score <= 0.5
+
+
+def test_unknown_concept_is_neither_found_nor_missing_and_named() -> None:
+    verdict = judge(film("red"), banned_concepts=("a dragon",), required_concepts=("a beach",))
+    assert (verdict.banned_found, verdict.required_missing) == ((), ())
+    assert (verdict.verdict, verdict.unknown_words) == ("cannot-tell", ("dragon", "beach"))
+
+
+def test_unknown_word_does_not_excuse_what_is_banned() -> None:
+    verdict = judge(film("red"), banned_concepts=("red",), required_concepts=("a beach",))
+    assert verdict.verdict == "failed"
 
 
 # --- the real classes with mini weights ---------------------------------------------------------
@@ -337,6 +364,24 @@ def test_banned_concept_that_is_shown_rejects_and_a_required_one_that_is_not(
     assert (banned.banned_found, banned.self_check_passed) == ((1,), False)
     required = verify(clip, frames, prompt=SHOWN, required_concepts=concepts)
     assert (required.required_missing, required.self_check_passed) == ((0,), False)
+
+
+@pytest.mark.parametrize("file", ["{}", "[]", '{"shown": ["hat"]}', "no JSON"])
+def test_vocabulary_that_is_none_is_refused_in_one_line(file: str, tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.json").write_text(file)
+    with pytest.raises(VortexInitializationError, match=r"'shown' and 'neutral'") as caught:
+        Vocabulary.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_encoder_without_a_vocabulary_knows_every_word(mini_models: Path, tmp_path: Path) -> None:
+    for name in ("clip-b", "clip-l"):
+        shutil.copytree(mini_models / "mini" / name, tmp_path / name, copy_function=os.symlink)
+        (tmp_path / name / "vocabulary.json").unlink()
+    published = DualClip.load(tmp_path, device=torch.device("cpu"))
+    verdict = verify(published, presenter(), prompt="a dragon", banned_concepts=["a beach"])
+    assert verdict.unknown_words == ()
+    assert verdict.verdict != "cannot-tell"
 
 
 def test_black_video_does_not_pass(clip: DualClip) -> None:

@@ -134,3 +134,30 @@ def test_directory_that_cannot_be_loaded_is_named_in_one_line(
     assert message.startswith(f"flux: {directory}")
     assert "cannot be loaded: " in message or message.endswith("is missing")
     assert "\n" not in message
+
+
+def test_embeddings_of_the_latest_prompts_are_kept_and_no_more(
+    mini_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flux = FluxImage.load(mini_models / "mini" / "flux", device=CPU, dtype=torch.float32)
+    read: list[str] = []
+    flux.parts["t5"].register_forward_hook(lambda *_: read.append("t5"))
+    monkeypatch.setattr("vortex.models.flux.PROMPTS_KEPT", 2)
+    first = draw(flux, "a man")
+    assert torch.equal(draw(flux, "a man"), first)
+    assert len(read) == 1
+    for prompt in ("a woman", "a man", "a hat", "a man", "a woman"):
+        draw(flux, prompt)
+    assert len(read) == 4  # of the two latest, "a woman" had gone
+
+
+def test_t5_reads_256_tokens_though_its_tokenizer_would_take_more(mini_models: Path) -> None:
+    flux = FluxImage.load(mini_models / "mini" / "flux", device=CPU, dtype=torch.float32)
+    pipeline = flux._pipeline
+    pipeline.tokenizer_2.model_max_length = 512
+    lengths: list[int] = []
+    flux.parts["t5"].register_forward_pre_hook(
+        lambda _, arguments: lengths.append(arguments[0].shape[1])
+    )
+    draw(FluxImage(pipeline), "a man " * 400)
+    assert lengths == [256]

@@ -26,6 +26,7 @@ from tests.support.kokoro_checkpoint import (
     write_published,
 )
 from vortex.errors import VortexInitializationError
+from vortex.models.footprint import held_bytes_by_part
 from vortex.models.kokoro import KokoroSpeech, Speech
 from vortex.models.kokoro.backend import SAMPLES_PER_UNIT
 from vortex.models.kokoro.load_backend import load_backend
@@ -355,3 +356,8 @@ def rewrite_voice(directory: Path, content: object) -> None:
     path = directory / "voices" / "af_heart.pt"
     path.unlink()
     torch.save(content, path)
+
+
+def test_memory_of_speech_in_torch_is_counted(kokoro: KokoroSpeech, backend: TorchBackend) -> None:
+    weights = sum(each.nbytes for each in backend.parts["network"].parameters())
+    assert held_bytes_by_part({"kokoro": kokoro})["kokoro.network"] >= weights > 10**8

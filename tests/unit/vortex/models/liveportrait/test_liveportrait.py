@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 
+from consumer.config import WorkerConfig
 from vortex.errors import VortexInitializationError
 from vortex.models.liveportrait import LivePortrait, LivePortraitDims, Motion
 from vortex.models.liveportrait.appearance import AppearanceExtractor
@@ -30,6 +31,7 @@ from vortex.models.liveportrait.motion import degrees_from_bins, rotation_matrix
 from vortex.models.liveportrait.motion_extractor import MotionExtractor
 from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
 from vortex.models.liveportrait.warping import Warping
+from vortex.models.loading import load_liveportrait
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 DATA = Path(__file__).parents[4] / "data" / "liveportrait"
@@ -498,18 +500,37 @@ def test_wrong_tensor_is_named_with_its_file(
     ("key", "name", "complaint"),
     [
         ("retarget_mouth", "module.mlp.8.bias", "(retarget_mouth): tensor 'mlp.8.bias'"),
-        ("retarget_nose", "module.mlp.0.bias", "'retarget_nose' is not known"),
+        ("retarget_eye", "module.mlp.0.beam", "(retarget_eye): tensor 'mlp.0.beam'"),
     ],
 )
 def test_superfluous_retargeting_tensor_is_named(
     key: str, name: str, complaint: str, published: Path
 ) -> None:
     path, tables = read_pth(published, RETARGETING_FILE)
-    tables.setdefault(key, {})[name] = torch.zeros(1)
+    tables[key][name] = torch.zeros(1)
     torch.save(tables, path)
     message = refusal(published)
     assert str(path) in message
     assert complaint in message
+
+
+def test_what_training_left_in_the_retargeting_file_is_ignored(
+    published: Path, mini_config: WorkerConfig
+) -> None:
+    before = load(published).parts
+    path, tables = read_pth(published, RETARGETING_FILE)
+    network = stitching_network(MINI).requires_grad_()
+    optimizer = torch.optim.Adam(network.parameters())
+    with torch.enable_grad():
+        torch.stack([each.sum() for each in network.parameters()]).sum().backward()
+    optimizer.step()
+    tables |= {"optimizer_stitching": optimizer.state_dict(), "epoch": 7, "losses": [0.5, 0.25]}
+    torch.save(tables, path)
+    # With what `vortex models verify` loads it with.
+    after = load_liveportrait(published, mini_config, CPU).parts
+    for name in ("stitching", "lip", "eye"):
+        for old, new in zip(before[name].parameters(), after[name].parameters(), strict=True):
+            assert torch.equal(old, new)
 
 
 def test_missing_retargeting_network_is_named(published: Path) -> None:
