@@ -63,11 +63,16 @@ async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Re
     for records in fetched.values():
         for record in records:
             yield (
-                _dead_letter(record) if record.topic == dead_letter else parse_outcome(record.value)
+                dead_letter_of(record) if record.topic == dead_letter else parse_outcome(record.value)
             )
 
 
-def _dead_letter(record: ConsumerRecord) -> DeadLetter:
+def dead_letter_of(record: ConsumerRecord) -> DeadLetter:
+    """Read a record of the topic of dead letters.
+
+    Raises:
+        ValueError: its headers are not a worker's.
+    """
     errors = {
         name.removeprefix("__dlq.errors."): (value or b"").decode(errors="replace")
         for name, value in record.headers

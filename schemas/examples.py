@@ -9,8 +9,10 @@ from schemas.events import (
     Breakdown,
     DeadlineMissed,
     MissReason,
+    ProgressStep,
     Quality,
     SlotComplete,
+    SlotProgress,
     SlotTick,
     Stage,
     TickSource,
@@ -42,6 +44,7 @@ def example_events() -> dict[str, ContractModel]:
         "slot-tick.minimal": _minimal_tick(),
         "slot-tick.full": _full_tick(),
         "slot-complete": _complete(),
+        "slot-progress": _progress(),
         "deadline-missed.expired": _missed(
             MissReason.EXPIRED,
             None,
@@ -159,6 +162,22 @@ def _complete() -> SlotComplete:
         quality=Quality(frames_computed=72, frames_total=72, steps=4, rung="full"),
         seed=42,
         models={"flux": "895c0f6ae314", "kokoro": "2b70aa7ebb44"},
+        worker=_WORKER,
+    )
+
+
+def _progress() -> SlotProgress:
+    started = _EMITTED + timedelta(seconds=1)
+    return SlotProgress(
+        slot_id=12345,
+        channel="main",
+        source=_SOURCE,
+        deadline=_DEADLINE,
+        at=started,
+        step=ProgressStep.STAGE_STARTED,
+        stage=Stage.AUDIO,
+        predicted_s=5.4,
+        predicted_finish=started + timedelta(seconds=5.4),
         worker=_WORKER,
     )
 

@@ -16,9 +16,10 @@ from consumer.config import WorkerConfig
 from consumer.engine.make import make_engine
 from consumer.health import serving_health
 from consumer.intake import load_trusted_keys
+from consumer.progress import telling_progress
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
-from consumer.worker import Worker
+from consumer.worker import Worker, default_worker_id
 
 TRACING_SHUTDOWN_S = 5.0
 
@@ -58,11 +59,17 @@ def run(
 async def _serve(settings: WorkerConfig, worker_id: str | None) -> None:
     asyncio.get_running_loop().set_default_executor(AbandonableThreads())
     store = ArtifactStore(settings.artifacts.url, settings.artifacts.storage_options)
-    async with probing(store) as store_problem:
+    engine = make_engine(settings)
+    name = worker_id or default_worker_id()
+    async with (
+        probing(store) as store_problem,
+        telling_progress(settings.kafka, name, engine.predict_s) as on_progress,
+    ):
         worker = Worker(
             settings.kafka,
-            make_engine(settings),
-            worker_id=worker_id,
+            engine,
+            worker_id=name,
+            on_progress=on_progress,
             store_problem=store_problem,
             trusted=load_trusted_keys(settings.intake.trusted_keys),
         )
