@@ -62,9 +62,12 @@ async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Re
     fetched = await reader.getmany(timeout_ms=POLL_TIMEOUT_MS)
     for records in fetched.values():
         for record in records:
-            yield (
-                dead_letter_of(record) if record.topic == dead_letter else parse_outcome(record.value)
-            )
+            of_tick = dead_letter_of if record.topic == dead_letter else _outcome_of
+            yield of_tick(record)
+
+
+def _outcome_of(record: ConsumerRecord) -> Result:
+    return parse_outcome(record.value)
 
 
 def dead_letter_of(record: ConsumerRecord) -> DeadLetter:

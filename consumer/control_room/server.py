@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import fsspec
-from fsspec.core import strip_protocol
 from fsspec.implementations.local import LocalFileSystem
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
@@ -83,11 +83,10 @@ async def _serve_video(uri: str, artifacts: ArtifactsConfig) -> Response:
     path = store._strip_protocol(uri)
     if not path.startswith(root.rstrip("/") + "/") or ".." in path.split("/"):
         raise HTTPException(403, "the video does not lie below artifacts.url")
-    if isinstance(store, LocalFileSystem):
-        if not Path(path).is_file():
-            raise HTTPException(404, "the video is gone")
-        return FileResponse(strip_protocol(uri), media_type="video/mp4")
     try:
+        if isinstance(store, LocalFileSystem):
+            about = await run_in_threadpool(os.stat, path)
+            return FileResponse(path, media_type="video/mp4", stat_result=about)
         content = await run_in_threadpool(store.cat_file, path)
     except OSError as error:
         raise HTTPException(404, "the video cannot be read") from error
