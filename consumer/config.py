@@ -16,16 +16,19 @@ MASK = "**********"  # as SecretStr shows itself
 
 
 class TopicsConfig(Section):
-    """Names of the three topics."""
+    """Names of the topics."""
 
     ticks: str = Field(pattern=TOPIC)
     results: str = Field(pattern=TOPIC)
     dead_letter: str = Field(pattern=TOPIC)
+    progress: str | None = Field(pattern=TOPIC)
 
     @model_validator(mode="after")
     def _all_different(self) -> Self:
-        if len({self.ticks, self.results, self.dead_letter}) < 3:
-            raise ValueError("ticks, results and dead_letter must be three different topics")
+        names = [self.ticks, self.results, self.dead_letter, self.progress]
+        used = [name for name in names if name is not None]
+        if len(set(used)) < len(used):
+            raise ValueError("ticks, results, dead_letter and progress must be different topics")
         return self
 
 

@@ -73,12 +73,9 @@ async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Re
     fetched = await reader.getmany(timeout_ms=POLL_TIMEOUT_MS)
     for records in fetched.values():
         for record in records:
+            of_tick = dead_letter_of if record.topic == dead_letter else _outcome_of
             try:
-                result = (
-                    _dead_letter(record)
-                    if record.topic == dead_letter
-                    else parse_outcome(record.value)
-                )
+                result = of_tick(record)
             except ValueError:
                 at = f"{record.topic}/{record.partition} at offset {record.offset}"
                 logger.warning("Left out: the record in %s is not an outcome of version 1", at)
@@ -86,7 +83,16 @@ async def _poll(reader: AIOKafkaConsumer, dead_letter: str) -> AsyncGenerator[Re
             yield result
 
 
-def _dead_letter(record: ConsumerRecord) -> DeadLetter:
+def _outcome_of(record: ConsumerRecord) -> Result:
+    return parse_outcome(record.value)
+
+
+def dead_letter_of(record: ConsumerRecord) -> DeadLetter:
+    """Read a record of the topic of dead letters.
+
+    Raises:
+        ValueError: its headers are not a worker's.
+    """
     errors = {
         name.removeprefix("__dlq.errors."): (value or b"").decode(errors="replace")
         for name, value in record.headers

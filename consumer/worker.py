@@ -84,6 +84,17 @@ EXPECTED_ERRORS = (
 """What may end a worker without being a fault of its own; the message says all."""
 
 
+def default_worker_id() -> str:
+    """Return what a worker without a name is called: host name and process id."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def worker_info(config: KafkaConfig, worker_id: str) -> WorkerInfo:
+    """Return how a worker names itself in its events."""
+    version = importlib.metadata.version("vortex-slots")
+    return WorkerInfo(id=worker_id, version=version, delivery=config.delivery)
+
+
 class Worker:
     """One member of the consumer group, with one engine.
 
@@ -119,16 +130,12 @@ class Worker:
             slate: what channels show instead of a missed slot.
         """
         self._trusted = trusted
-        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}"
+        self.worker_id = worker_id or default_worker_id()
         self._config = config
         self._topic = config.topics.ticks
         self._metrics = metrics or WorkerMetrics()
         self._engine = MeasuredEngine(engine, self._metrics)
-        info = WorkerInfo(
-            id=self.worker_id,
-            version=importlib.metadata.version("vortex-slots"),
-            delivery=config.delivery,
-        )
+        info = worker_info(config, self.worker_id)
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
         self._on_progress = on_progress
         self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)

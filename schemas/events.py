@@ -282,6 +282,46 @@ class DeadlineMissed(_Outcome):
     """Where to read a finished video to show instead; null if none is configured."""
 
 
+class ProgressStep(StrEnum):
+    """How far a slot has come."""
+
+    ACCEPTED = "accepted"
+    STAGE_STARTED = "stage-started"
+
+
+class SlotProgress(ContractModel):
+    """How a slot comes along, for people who watch.
+
+    Best effort: an event may be missing, or come twice. What becomes of a tick is told by its one
+    outcome alone.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this contract."""
+    type: Literal["slot-progress"] = "slot-progress"
+    """Tells it apart from outcomes."""
+    slot_id: SlotId
+    """The tick's slot."""
+    channel: Channel
+    """The tick's channel."""
+    source: TickSource
+    """The tick's place in Kafka."""
+    deadline: Moment
+    """The tick's deadline."""
+    at: Moment
+    """When this happened."""
+    step: ProgressStep = Field(strict=False)
+    """accepted (the slot waits for its turn) or stage-started."""
+    stage: Annotated[Stage, Field(strict=False)] | None = None
+    """The stage that started; a new attempt starts it again."""
+    predicted_s: float | None = Field(default=None, ge=0)
+    """Seconds that the whole slot should take from its start; null while nothing was measured."""
+    predicted_finish: Moment | None = None
+    """When the slot should be stored; null before its first stage."""
+    worker: WorkerInfo
+    """Who makes it."""
+
+
 Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]
 """What a reader of the results topic gets."""
 

@@ -10,9 +10,11 @@ from schemas.events import (
     DeadlineMissed,
     Loudness,
     MissReason,
+    ProgressStep,
     Provenance,
     Quality,
     SlotComplete,
+    SlotProgress,
     SlotTick,
     Stage,
     TickSource,
@@ -45,6 +47,7 @@ def example_events() -> dict[str, ContractModel]:
         "slot-tick.minimal": _minimal_tick(),
         "slot-tick.full": _full_tick(),
         "slot-complete": _complete(),
+        "slot-progress": _progress(),
         "deadline-missed.expired": _missed(
             MissReason.EXPIRED,
             None,
@@ -171,6 +174,22 @@ def _complete() -> SlotComplete:
             media_sha256="60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
             manifest_sha256="fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13",
         ),
+    )
+
+
+def _progress() -> SlotProgress:
+    started = _EMITTED + timedelta(seconds=1)
+    return SlotProgress(
+        slot_id=12345,
+        channel="main",
+        source=_SOURCE,
+        deadline=_DEADLINE,
+        at=started,
+        step=ProgressStep.STAGE_STARTED,
+        stage=Stage.AUDIO,
+        predicted_s=5.4,
+        predicted_finish=started + timedelta(seconds=5.4),
+        worker=_WORKER,
     )
 
 

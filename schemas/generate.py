@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.events import DeadlineMissed, SlotComplete, SlotTick
+from schemas.events import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
 from schemas.examples import example_events
 from schemas.recipe import Recipe
 
@@ -28,6 +28,7 @@ _MODELS: dict[str, tuple[type[BaseModel], _Mode]] = {
     "recipe": (Recipe, "validation"),
     "slot-complete": (SlotComplete, "serialization"),
     "deadline-missed": (DeadlineMissed, "serialization"),
+    "slot-progress": (SlotProgress, "serialization"),
 }
 
 _CLOUD_EVENT_HEADERS = {
@@ -45,6 +46,7 @@ _TICK_HEADERS = {
     **_TRACE_HEADERS,
     "vortex-signature": "Ed25519 over the value's bytes, where workers ask for it; see SECURITY.md",
 }
+_PROGRESS_HEADERS = {**_TRACE_HEADERS, "content-type": "application/json"}
 _DEAD_LETTER_HEADERS = {
     "__dlq.errors.topic": "Topic of the tick",
     "__dlq.errors.partition": "Partition of the tick",
@@ -76,7 +78,7 @@ def check(target: Path) -> list[str]:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema of `slot-tick`, `recipe`, `slot-complete` or `deadline-missed`."""
+    """Return the JSON Schema of an event: `slot-tick`, `slot-complete`, … or of its `recipe`."""
     model, mode = _MODELS[name]
     schema = model.model_json_schema(mode=mode)
     return {"$schema": DIALECT, "$id": f"urn:vortex:schema:{name}:v1", **schema}
@@ -113,6 +115,11 @@ def _asyncapi() -> dict[str, Any]:
                 "Outcomes, keyed by slot id, written together with the tick's offset",
                 ["slotComplete", "deadlineMissed"],
             ),
+            "progress": _channel(
+                "slot.progress",
+                "How slots come along, keyed by slot id; best effort, and only where configured",
+                ["slotProgress"],
+            ),
             "deadLetter": _channel(
                 "slot.dead-letter",
                 "Ticks that cannot be read: key, value and headers as they came",
@@ -122,6 +129,7 @@ def _asyncapi() -> dict[str, Any]:
         "operations": {
             "receiveTick": _operation("receive", "ticks"),
             "sendOutcome": _operation("send", "results"),
+            "sendProgress": _operation("send", "progress"),
             "sendDeadLetter": _operation("send", "deadLetter"),
         },
         "components": {
@@ -135,6 +143,7 @@ def _asyncapi() -> dict[str, Any]:
                     outcome_headers,
                     ["deadline-missed.expired", "deadline-missed.timeout"],
                 ),
+                "slotProgress": _message("SlotProgress", _PROGRESS_HEADERS, ["slot-progress"]),
                 "deadLetter": {
                     "title": "DeadLetter",
                     "contentType": "application/octet-stream",

@@ -10,6 +10,7 @@ import typer
 
 from consumer.cli import (
     config,
+    control_room,
     demo,
     doctor,
     inspect,
@@ -61,6 +62,7 @@ app.command(name="demo")(demo.demo)
 app.command(name="run")(run.run)
 app.command(name="tick")(tick.tick)
 app.command(name="watch")(watch.watch)
+app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="inspect")(inspect.inspect)

@@ -17,12 +17,13 @@ from consumer.engine.make import make_engine
 from consumer.health import Answer, Route, serving_health
 from consumer.intake import load_trusted_keys
 from consumer.observing import observing
+from consumer.progress import telling_progress
 from consumer.telemetry.gpu import observe_gpus
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.metrics import Metrics, configure_metrics
 from consumer.telemetry.tracing import configure_tracing
 from consumer.telemetry.worker_metrics import WorkerMetrics
-from consumer.worker import Worker
+from consumer.worker import Worker, default_worker_id
 
 TELEMETRY_SHUTDOWN_S = 5.0
 
@@ -72,11 +73,17 @@ async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics
         group=settings.kafka.group_id,
         engine_memory_limit_gb=settings.engine.memory_limit_gb,
     )
-    async with probing(store) as store_problem:
+    engine = make_engine(settings)
+    name = worker_id or default_worker_id()
+    async with (
+        probing(store) as store_problem,
+        telling_progress(settings.kafka, name, engine.predict_s) as on_progress,
+    ):
         worker = Worker(
             settings.kafka,
-            make_engine(settings),
-            worker_id=worker_id,
+            engine,
+            worker_id=name,
+            on_progress=on_progress,
             store_problem=store_problem,
             trusted=load_trusted_keys(settings.intake.trusted_keys),
             metrics=worker_metrics,

@@ -41,6 +41,7 @@ class Role:
 WORKER = Role(reads=("ticks",), writes=("results", "dead_letter"), serves=True)
 PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
+CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter"))
 
 
 class MissingRightError(KafkaUnreachableError):

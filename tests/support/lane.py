@@ -20,7 +20,7 @@ from consumer.engine.base import Engine
 from consumer.job import TickKey
 from consumer.kafka.clients import make_admin
 from consumer.results import DeadLetter, Result, read_results
-from consumer.worker import Worker
+from consumer.worker import OnProgress, Worker
 from schemas import AudioTrack, Recipe, SlotParams, SlotTick, VisualTrack
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Lane:
         """Return a lane over topics that exist."""
         topics = {"ticks": ticks, "results": results, "dead_letter": dead_letter}
         packaged = WorkerConfig.load().kafka.model_dump()
+        topics = packaged["topics"] | topics
         return cls(
             KafkaConfig.model_validate(
                 packaged
@@ -75,11 +76,18 @@ class Lane:
 
     @asynccontextmanager
     async def worker(
-        self, engine: Engine, worker_id: str, trusted: TrustedKeys | None = None, **changes: Any
+        self,
+        engine: Engine,
+        worker_id: str,
+        trusted: TrustedKeys | None = None,
+        on_progress: OnProgress = lambda _job, _stage: None,
+        **changes: Any,
     ) -> AsyncIterator[Worker]:
         """Run a worker in this process until the end of the context, where it must stop well."""
         config = self.config.model_copy(update=changes)
-        worker = Worker(config, engine, worker_id=worker_id, trusted=trusted)
+        worker = Worker(
+            config, engine, worker_id=worker_id, trusted=trusted, on_progress=on_progress
+        )
         running = asyncio.create_task(worker.run())
         try:
             yield worker

@@ -1,0 +1,1 @@
+"""The control room: one page that shows all workers, from Kafka alone."""

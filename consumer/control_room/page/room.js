@@ -1,0 +1,303 @@
+// The page: it keeps all slots by id, and draws what has changed once a frame at most.
+
+const MAX_ROWS = 200; // decided slots in the list; more than anybody reads, few enough to draw
+const KEPT = 3000; // decided slots that the page remembers
+const STEPS = ["queue", "audio", "image", "video", "clip", "encode", "store"];
+const WORDS = { complete: "complete", missed: "missed", "dead-letter": "dead letter" };
+
+const slots = new Map();
+let clock = 0; // server's milliseconds minus ours
+let paused = false;
+let wanted = ""; // channel
+let chosen = "";
+let dirty = true;
+const rows = new Map(); // id to its list item
+const fresh = []; // ids that were decided since the last frame
+
+const $ = (id) => document.getElementById(id);
+const now = () => Date.now() + clock;
+const isDecided = (slot) => slot.state in WORDS;
+const isShown = (slot) => !wanted || (slot.channel ?? "").includes(wanted);
+const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
+const nameOf = (slot) => (slot.slot_id ? `${slot.channel}/${slot.slot_id}` : slot.id);
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+// --- what comes in ---------------------------------------------------------------------------
+
+function take({ now: serverNow, slots: changed }) {
+  clock = serverNow - Date.now();
+  for (const slot of changed) {
+    const before = slots.get(slot.id);
+    slots.delete(slot.id); // so that the order is that of the last change
+    slots.set(slot.id, slot);
+    if (isDecided(slot) && !(before && isDecided(before))) fresh.push(slot.id);
+    if (slot.id === chosen && !(before && isDecided(before))) showDetail();
+  }
+  forget();
+  dirty = true;
+}
+
+function forget() {
+  let surplus = slots.size - KEPT;
+  for (const [id, slot] of slots) {
+    if (surplus-- <= 0) break;
+    if (isDecided(slot) && id !== chosen) slots.delete(id);
+  }
+}
+
+function connect() {
+  const source = new EventSource("/events");
+  let first = true;
+  source.onopen = () => { first = true; say("live"); };
+  source.onerror = () => say("connection lost, trying again");
+  source.addEventListener("slots", (event) => {
+    if (first) { slots.clear(); rows.clear(); fresh.length = 0; $("decided").replaceChildren(); first = false; }
+    take(JSON.parse(event.data));
+  });
+}
+
+function say(words) {
+  $("connection").textContent = words;
+  $("connection").className = words === "live" ? "complete" : "dead-letter";
+}
+
+// --- now -------------------------------------------------------------------------------------
+
+function drawWorkers(making) {
+  const list = $("workers");
+  const last = new Map();
+  for (const slot of slots.values()) if (slot.worker) last.set(slot.worker, slot);
+  for (const slot of making) last.set(slot.worker, slot);
+  const names = [...last.keys()].sort();
+  $("no-workers").hidden = names.length > 0;
+  while (list.children.length > names.length) list.lastChild.remove();
+  names.forEach((name, place) => {
+    let card = list.children[place];
+    if (!card) {
+      card = element("li", undefined, "worker");
+      const lane = element("div", undefined, "lane");
+      lane.append(element("i", undefined, "ghost"), element("i", undefined, "done"), element("i", undefined, "deadline"));
+      card.append(element("b"), element("p", "", "faint"), lane);
+      list.append(card);
+    }
+    const slot = last.get(name);
+    const [title, words, lane] = card.children;
+    setText(title, name);
+    const works = slot.state === "making";
+    lane.hidden = !works;
+    if (!works) { setText(words, `waits; last: ${nameOf(slot)} ${WORDS[slot.state] ?? slot.state}`); return; }
+    const stages = Object.entries(slot.stages ?? {});
+    const [stage] = stages.reduce((latest, each) => (each[1] >= latest[1] ? each : latest), ["", 0]);
+    const began = Math.min(...stages.map(([, at]) => at));
+    const left = slot.deadline - now();
+    const finish = slot.predicted_finish;
+    const late = finish && finish > slot.deadline ? ", too late by the prediction" : "";
+    setText(words, `${nameOf(slot)}: ${stage}; deadline ${left >= 0 ? `in ${seconds(left)}` : `was ${seconds(-left)} ago`}${late}`);
+    const end = Math.max(slot.deadline, finish ?? 0, now());
+    const part = (moment) => `${Math.max(0, Math.min(100, (100 * (moment - began)) / (end - began)))}%`;
+    lane.children[0].style.width = finish ? part(finish) : "0";
+    lane.children[1].style.width = part(now());
+    lane.children[2].style.left = `calc(${part(slot.deadline)} - 3px)`;
+  });
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// --- the queue -------------------------------------------------------------------------------
+
+function drawQueue(waiting) {
+  const canvas = $("queue");
+  const scale = window.devicePixelRatio || 1;
+  const width = canvas.clientWidth, height = canvas.clientHeight;
+  if (canvas.width !== Math.round(width * scale)) canvas.width = Math.round(width * scale);
+  if (canvas.height !== Math.round(height * scale)) canvas.height = Math.round(height * scale);
+  const pen = canvas.getContext("2d");
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  const style = getComputedStyle(document.body);
+  const colour = (name) => style.getPropertyValue(name);
+  waiting.sort((one, other) => one.deadline - other.deadline);
+  const present = now();
+  const far = Math.max(60_000, ...waiting.slice(-1).map((slot) => slot.deadline - present));
+  const below = height - 18;
+  const x = (ms) => (width * Math.max(0, ms)) / (1.05 * far);
+  pen.font = "12px system-ui, sans-serif";
+  const step = [5, 10, 30, 60, 300, 600, 3600].find((each) => (far / 1000) / each <= 8) ?? 7200;
+  for (let at = 0; at <= far / 1000; at += step) {
+    pen.fillStyle = colour("--line");
+    pen.fillRect(x(1000 * at), 0, 1, below);
+    pen.fillStyle = colour("--faint");
+    pen.fillText(`${at} s`, x(1000 * at) + 3, height - 4);
+  }
+  const row = below / Math.max(12, waiting.length);
+  waiting.forEach((slot, place) => {
+    const left = slot.deadline - present;
+    const needed = 1000 * (slot.predicted_s ?? 0);
+    pen.fillStyle = left < needed ? colour("--bad") : colour("--ghost");
+    pen.fillRect(0, place * row, Math.max(2, x(left)), Math.max(1, row - (row > 3 ? 1 : 0)));
+    if (needed) {
+      pen.fillStyle = colour("--work");
+      pen.fillRect(x(left - needed), place * row, Math.max(1, x(left) - x(left - needed)), Math.max(1, row - (row > 3 ? 1 : 0)));
+    }
+  });
+  const soonest = waiting[0];
+  setText($("queue-words"), waiting.length
+    ? `${waiting.length} ${waiting.length === 1 ? "slot waits" : "slots wait"}; the next deadline, of ${nameOf(soonest)}, is ${seconds(soonest.deadline - present)} away. Dark: the time that a slot needs at the latest.`
+    : "No slot waits.");
+}
+
+// --- what was decided ------------------------------------------------------------------------
+
+function drawDecided() {
+  const list = $("decided");
+  const added = fresh.splice(0).slice(-MAX_ROWS);
+  const batch = document.createDocumentFragment();
+  for (const id of added) {
+    const slot = slots.get(id);
+    if (!slot || !isShown(slot) || rows.has(id)) continue;
+    const item = element("li");
+    const button = element("button");
+    button.type = "button";
+    button.dataset.slot = id;
+    const slack = slot.slack_ms === undefined ? "" : slot.slack_ms >= 0 ? `${seconds(slot.slack_ms)} early` : `${seconds(-slot.slack_ms)} late`;
+    button.append(element("b", WORDS[slot.state], slot.state), element("span", `${nameOf(slot)} ${slot.detail ?? ""}`), element("span", slack, "faint"));
+    item.append(button);
+    rows.set(id, item);
+    batch.prepend(item);
+  }
+  list.prepend(batch);
+  while (list.children.length > MAX_ROWS) {
+    rows.delete(list.lastChild.firstChild.dataset.slot);
+    list.lastChild.remove();
+  }
+}
+
+function redrawDecided() {
+  rows.clear();
+  $("decided").replaceChildren();
+  fresh.length = 0;
+  for (const slot of slots.values()) if (isDecided(slot)) fresh.push(slot.id);
+  dirty = true;
+}
+
+function draw() {
+  if (dirty && !paused) {
+    drawDecided();
+    dirty = false;
+  }
+  if (!paused) {
+    const shown = [...slots.values()].filter(isShown);
+    const making = shown.filter((slot) => slot.state === "making");
+    const waiting = shown.filter((slot) => slot.state === "waiting" && slot.deadline > now() - 60_000);
+    const complete = shown.filter((slot) => slot.state === "complete").length;
+    const missed = shown.filter((slot) => slot.state === "missed").length;
+    setText($("counts"), `${making.length} in the making, ${waiting.length} waiting; lately ${complete} complete, ${missed} missed.`);
+    drawWorkers(making);
+    drawQueue(waiting);
+  }
+}
+
+// --- one slot --------------------------------------------------------------------------------
+
+function choose(id, focus = true) {
+  chosen = id;
+  const hash = id ? `#${encodeURIComponent(id)}` : "";
+  if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
+  showDetail();
+  if (id && focus) $("detail-title").focus();
+}
+
+function showDetail() {
+  const slot = slots.get(chosen);
+  $("detail").hidden = !chosen;
+  if (!chosen) return;
+  const body = $("detail-body");
+  body.replaceChildren();
+  if (!slot) {
+    setText($("detail-title"), chosen);
+    body.append(element("p", "This slot is not known, or no longer.", "faint"));
+    return;
+  }
+  setText($("detail-title"), `${nameOf(slot)}: ${WORDS[slot.state] ?? slot.state}`);
+  if (slot.artifact) {
+    const video = element("video");
+    video.controls = true;
+    video.preload = "metadata";
+    video.src = `/video/${slot.id}`;
+    video.setAttribute("aria-label", `Video of ${nameOf(slot)}`);
+    body.append(video);
+  }
+  if (slot.detail) body.append(element("p", `${slot.reason}: ${slot.detail}`, slot.state));
+  if (slot.breakdown) body.append(chart(slot));
+  const facts = {
+    prompt: slot.prompt, script: slot.script, worker: slot.worker, seed: slot.seed, trace: slot.trace_id, tick: slot.id,
+    slack: slot.slack_ms === undefined ? undefined : seconds(slot.slack_ms),
+    predicted: slot.predicted_s === undefined ? undefined : `${slot.predicted_s.toFixed(1)} s`,
+    quality: slot.quality && `${slot.quality.rung}: ${slot.quality.frames_computed} of ${slot.quality.frames_total} frames, ${slot.quality.steps} steps`,
+    "self-check": slot.verification && `${slot.verification.self_check_passed ? "passed" : "failed"}, ${slot.verification.ensemble_score.toFixed(3)} (base ${slot.verification.score_clip_b.toFixed(3)}, large ${slot.verification.score_clip_l.toFixed(3)})`,
+    video: slot.artifact && `${slot.artifact.duration_s.toFixed(1)} s, ${slot.artifact.width}×${slot.artifact.height}, ${slot.artifact.fps} frames a second, ${(slot.artifact.bytes / 1000).toFixed(0)} kB`,
+  };
+  const list = element("dl");
+  for (const [name, value] of Object.entries(facts)) if (value) list.append(element("dt", name), element("dd", value));
+  body.append(list);
+  if (slot.breakdown) {
+    const link = element("a", "Download its steps for Perfetto");
+    link.href = `/trace/${slot.id}`;
+    body.append(link);
+  }
+}
+
+function chart(slot) {
+  const took = (name) => slot.breakdown[`${name}_ms`] ?? 0;
+  const total = Math.max(1, slot.breakdown.total_ms);
+  const side = Math.max(took("audio"), took("image")); // these two run in parallel
+  const steps = element("div", undefined, "steps");
+  let at = 0;
+  for (const name of STEPS) {
+    if (slot.breakdown[`${name}_ms`] === undefined) continue;
+    const lane = element("div", undefined, "lane");
+    const bar = element("i");
+    bar.style.left = `${(100 * at) / total}%`;
+    bar.style.width = `${(100 * took(name)) / total}%`;
+    lane.append(bar);
+    steps.append(element("span", name), lane, element("span", seconds(took(name))));
+    if (name === "image" || (name === "audio" && slot.breakdown.image_ms === undefined)) at += side;
+    else if (name !== "audio") at += took(name);
+  }
+  return steps;
+}
+
+// --- controls --------------------------------------------------------------------------------
+
+$("decided").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) choose(button.dataset.slot);
+});
+$("close").addEventListener("click", () => {
+  const row = rows.get(chosen);
+  choose("");
+  (row?.firstChild ?? $("channel")).focus();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && chosen) $("close").click();
+});
+$("controls").addEventListener("submit", (event) => event.preventDefault());
+$("channel").addEventListener("input", (event) => { wanted = event.target.value.trim(); redrawDecided(); });
+$("pause").addEventListener("click", () => {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  setText($("pause"), paused ? "Resume" : "Pause");
+});
+window.addEventListener("hashchange", () => choose(decodeURIComponent(location.hash.slice(1)), false));
+
+choose(decodeURIComponent(location.hash.slice(1)), false);
+connect();
+setInterval(() => requestAnimationFrame(draw), 100);
