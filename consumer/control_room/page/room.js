@@ -113,6 +113,15 @@ function setText(node, text) {
 
 // --- the queue -------------------------------------------------------------------------------
 
+// A canvas does not understand light-dark(); a style that was computed has settled it.
+function coloursNow() {
+  const probe = $("probe");
+  return Object.fromEntries(["line", "faint", "bad", "ghost", "work"].map((name) => {
+    probe.style.color = `var(--${name})`;
+    return [name, getComputedStyle(probe).color];
+  }));
+}
+
 function drawQueue(waiting) {
   const canvas = $("queue");
   const scale = window.devicePixelRatio || 1;
@@ -122,8 +131,7 @@ function drawQueue(waiting) {
   const pen = canvas.getContext("2d");
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const style = getComputedStyle(document.body);
-  const colour = (name) => style.getPropertyValue(name);
+  const colours = coloursNow();
   waiting.sort((one, other) => one.deadline - other.deadline);
   const present = now();
   const far = Math.max(60_000, ...waiting.slice(-1).map((slot) => slot.deadline - present));
@@ -132,19 +140,19 @@ function drawQueue(waiting) {
   pen.font = "12px system-ui, sans-serif";
   const step = [5, 10, 30, 60, 300, 600, 3600].find((each) => (far / 1000) / each <= 8) ?? 7200;
   for (let at = 0; at <= far / 1000; at += step) {
-    pen.fillStyle = colour("--line");
+    pen.fillStyle = colours.line;
     pen.fillRect(x(1000 * at), 0, 1, below);
-    pen.fillStyle = colour("--faint");
+    pen.fillStyle = colours.faint;
     pen.fillText(`${at} s`, x(1000 * at) + 3, height - 4);
   }
   const row = below / Math.max(12, waiting.length);
   waiting.forEach((slot, place) => {
     const left = slot.deadline - present;
     const needed = 1000 * (slot.predicted_s ?? 0);
-    pen.fillStyle = left < needed ? colour("--bad") : colour("--ghost");
+    pen.fillStyle = left < needed ? colours.bad : colours.ghost;
     pen.fillRect(0, place * row, Math.max(2, x(left)), Math.max(1, row - (row > 3 ? 1 : 0)));
     if (needed) {
-      pen.fillStyle = colour("--work");
+      pen.fillStyle = colours.work;
       pen.fillRect(x(left - needed), place * row, Math.max(1, x(left) - x(left - needed)), Math.max(1, row - (row > 3 ? 1 : 0)));
     }
   });
