@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from fsspec.core import strip_protocol
 from pydantic import ValidationError
+from rich.status import Status
 
 from consumer.artifacts.store import ArtifactStore
 from consumer.cli.common import (
@@ -34,7 +36,7 @@ from consumer.demo.output import (
 )
 from consumer.demo.progress import follow, live_table
 from consumer.demo.recipes import our_ticks, own_recipe, own_tick
-from consumer.demo.run import collect, emit, running_worker
+from consumer.demo.run import collect, emit, make_topics, running_worker
 from consumer.demo.summary import print_summary
 from consumer.demo.voices import DEFAULT, installed_voices, speak_english
 from consumer.embedded_kafka.cluster import EmbeddedKafka
@@ -47,6 +49,7 @@ from schemas.describe import describe_validation_error
 NO_ENGLISH_VOICE = (
     "No English voice is installed: Japanese speakers read the scripts, with an accent."
 )
+PROGRESS_TOPIC = "slot.progress"
 _OWN = "One slot of your own"
 
 
@@ -90,6 +93,10 @@ def demo(
     seed: Annotated[
         int | None, typer.Option(help="Decides all that is random.", rich_help_panel=_OWN)
     ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="Keep Kafka, worker and control room running until Ctrl-C."),
+    ] = False,
 ) -> None:
     """Start Kafka and a worker, emit six ticks, and show what becomes of each.
 
@@ -134,9 +141,11 @@ def demo(
         tracing = configure_tracing(settings.telemetry, exporter_from_environment=False)
         try:
             with EmbeddedKafka(progress=status.update) as kafka:
-                settings = _changed(settings, "kafka", bootstrap_servers=kafka.bootstrap_servers)
+                topics = settings.kafka.topics.model_copy(update={"progress": PROGRESS_TOPIC})
+                servers = kafka.bootstrap_servers
+                settings = _changed(settings, "kafka", bootstrap_servers=servers, topics=topics)
                 status.update("starting a worker: loading models, making a slot to warm up")
-                asyncio.run(_serve(settings, board, on_accepting=status.stop))
+                asyncio.run(_serve(settings, board, status, stay=stay))
         finally:
             tracing.shutdown()
     _show(settings, board, output, notes, time.monotonic() - started)
@@ -172,12 +181,26 @@ def _check_voice(voice: str, installed: Sequence[str]) -> None:
         fail(f"--voice {voice} is not among the models' voices: {known}", EXIT_USAGE)
 
 
-async def _serve(settings: WorkerConfig, board: Board, *, on_accepting: Callable[[], None]) -> None:
-    async with running_worker(settings, follow(board)) as worker:
-        on_accepting()
+async def _serve(settings: WorkerConfig, board: Board, status: Status, *, stay: bool) -> None:
+    from consumer.control_room.serving import serving  # needs the extra `demo`
+
+    await make_topics(settings.kafka)
+    async with (
+        serving(settings, "127.0.0.1", 0, since_s=None) as room,
+        running_worker(settings, follow(board)) as worker,
+    ):
+        status.stop()
+        _show_line("control room", f"{room.address} (as long as the demo runs)")
         with live_table(board, console):
             await emit(settings, board)
             await collect(settings, board, worker)
+        if stay:
+            _show_line("kafka", settings.kafka.bootstrap_servers)
+            with (
+                console.status("serving your own ticks until Ctrl-C"),
+                suppress(asyncio.CancelledError),
+            ):
+                await asyncio.wait({worker})
 
 
 def _show(
@@ -192,12 +215,16 @@ def _show(
     print_summary(console, board, videos, spans, relative_to=output)
     files = {"page": PAGE_NAME, "videos": SLOTS_NAME, "trace": TRACE_NAME, "log": LOG_NAME}
     for name, path in files.items():
-        console.print(f"{name:<8}{output / path}", highlight=False, soft_wrap=True, markup=False)
+        _show_line(name, str(output / path))
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)
     console.print(board.verdict(seconds), highlight=False)
     if not board.as_it_should_be or len(videos) < len(list(board.made())):
         raise typer.Exit(EXIT_NOT_AS_IT_SHOULD)
+
+
+def _show_line(name: str, value: str) -> None:
+    console.print(f"{name:<8}{value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _whole_videos(settings: WorkerConfig, board: Board) -> dict[int, Path]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
@@ -15,6 +15,14 @@ from consumer.control_room.feed import reading
 from consumer.control_room.server import make_app
 
 STOP_TIMEOUT_S = 2
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs the loop; uvicorn's own would swallow Ctrl-C."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class Served:
@@ -26,7 +34,7 @@ class Served:
         self._task = task
 
     async def ended(self) -> None:
-        """Return when the server was told to stop, as by Ctrl-C."""
+        """Return when the server has ended by itself."""
         await asyncio.wait({self._task})
 
 
@@ -50,7 +58,7 @@ async def serving(
     with socket.create_server((host, port), family=family) as listener:
         bound = listener.getsockname()[1]
         async with reading(settings.kafka, since_s) as feed:
-            server = uvicorn.Server(
+            server = _Server(
                 uvicorn.Config(
                     make_app(feed, settings.artifacts),
                     log_config=None,

@@ -8,51 +8,61 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 
-from consumer.config import WorkerConfig
+from consumer.config import KafkaConfig, WorkerConfig
 from consumer.demo.board import Board
 from consumer.emitter import TickEmitter
 from consumer.engine.make import make_engine
+from consumer.job import Job
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
+from consumer.progress import telling_progress
 from consumer.results import read_results
 from consumer.worker import OnProgress, Worker, WorkerStartError
-from schemas import SlotTick
+from schemas import SlotTick, Stage
 
+WORKER_ID = "demo"
 READY_TIMEOUT_S = 120.0
 RESULTS_TIMEOUT_S = 120.0
 SETTLE_S = 1.0
+
+
+async def make_topics(config: KafkaConfig) -> None:
+    """Create all topics."""
+    topics = config.topics
+    wanted = {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1}
+    if topics.progress is not None:
+        wanted[topics.progress] = 1
+    await create_topics(make_admin(config, client_id="vortex-demo"), wanted)
 
 
 @asynccontextmanager
 async def running_worker(
     settings: WorkerConfig, on_progress: OnProgress
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Create the topics, and run a worker that accepts ticks; it is stopped at the end.
+    """Run a worker that accepts ticks; it is stopped at the end.
 
     Raises:
         WorkerStartError, EngineStartError: as the worker does, or not ready in two minutes.
     """
-    topics = settings.kafka.topics
-    await create_topics(
-        make_admin(settings.kafka, client_id="vortex-demo"),
-        {topics.ticks: 2, topics.results: 1, topics.dead_letter: 1},
-    )
-    worker = Worker(
-        settings.kafka,
-        make_engine(settings),
-        worker_id="demo",
-        on_progress=on_progress,
-        slate=settings.slate,
-    )
-    running = asyncio.create_task(worker.run())
-    try:
-        await _until_it_accepts(worker, running)
-        if running.done():
-            await running  # raises what ended it
-        yield running
-    finally:
-        worker.request_stop()
-        await running
+    engine = make_engine(settings)
+    async with telling_progress(settings.kafka, WORKER_ID, engine.predict_s) as tell:
+
+        def note(job: Job, stage: Stage | None) -> None:
+            on_progress(job, stage)
+            tell(job, stage)
+
+        worker = Worker(
+            settings.kafka, engine, worker_id=WORKER_ID, on_progress=note, slate=settings.slate
+        )
+        running = asyncio.create_task(worker.run())
+        try:
+            await _until_it_accepts(worker, running)
+            if running.done():
+                await running  # raises what ended it
+            yield running
+        finally:
+            worker.request_stop()
+            await running
 
 
 async def _until_it_accepts(worker: Worker, running: asyncio.Task[None]) -> None:
