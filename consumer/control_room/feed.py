@@ -59,6 +59,10 @@ class Feed:
         except (ValidationError, ValueError) as error:
             logger.debug("Record left out", extra={"topic": record.topic, "reason": repr(error)})
             return
+        self.tell(slot)
+
+    def tell(self, slot: Slot) -> None:
+        """Tell every watcher that a slot of the board has changed."""
         for watcher in self._watchers:
             watcher.add(slot)
 

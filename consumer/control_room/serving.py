@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
+from starlette.applications import Starlette
 
 from consumer.config import WorkerConfig
 from consumer.control_room.feed import reading
@@ -17,12 +18,24 @@ from consumer.control_room.server import make_app
 STOP_TIMEOUT_S = 2
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Leaves signals to whoever runs the loop; uvicorn's own would swallow Ctrl-C."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Change nothing about them."""
         yield
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """Return how the application is served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,  # pages keep their stream open
+    )
 
 
 class Served:
@@ -58,15 +71,7 @@ async def serving(
     with socket.create_server((host, port), family=family) as listener:
         bound = listener.getsockname()[1]
         async with reading(settings.kafka, since_s) as feed:
-            server = _Server(
-                uvicorn.Config(
-                    make_app(feed, settings.artifacts),
-                    log_config=None,
-                    log_level=logging.WARNING,
-                    access_log=False,
-                    timeout_graceful_shutdown=STOP_TIMEOUT_S,  # pages keep their stream open
-                )
-            )
+            server = QuietServer(server_config(make_app(feed, settings.artifacts)))
             task = asyncio.create_task(server.serve(sockets=[listener]), name="control room")
             shown = f"[{host}]" if ":" in host else host
             try:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
@@ -16,18 +17,23 @@ INSTALL_TIMEOUT_S = 120
 DESKTOP, PHONE = (1440, 900), (390, 844)
 
 
+def chromium_arguments() -> dict[str, Any]:
+    """Return how Playwright launches the system's Chromium."""
+    return {
+        "executable_path": shutil.which("chromium") or shutil.which("chromium-browser"),
+        # As root there is no sandbox; the only pages are our own, on loopback.
+        "args": ["--no-sandbox", "--disable-dev-shm-usage"],
+    }
+
+
 @asynccontextmanager
 async def browsing() -> AsyncIterator[Browser]:
     """Run the browser until the end of the context; the test is skipped where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    arguments = chromium_arguments()
+    if arguments["executable_path"] is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            # As root there is no sandbox; the only pages are our own, on loopback.
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-dev-shm-usage"],
-        )
+        browser = await playwright.chromium.launch(**arguments)
         try:
             yield browser
         finally:
