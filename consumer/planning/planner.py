@@ -20,6 +20,8 @@ HOPEFUL_SHARE = 0.5
 # Up to this load no margin is kept; from there it grows, in standard deviations by load.
 NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
 RESERVE_S = 25.0
+# Of the usual time from tick to deadline, where that is short: 25 s of 45 s.
+MOST_RESERVE_SHARE = 25 / 45
 # A higher rung may cost so many slots that are expected.
 MOST_EXPECTED_LOST = 0.02
 # So many slots are given up in one plan, since somebody waits for it; the next one goes on.
@@ -54,7 +56,8 @@ class Planner(Generic[K, W]):
             predict_s: the median seconds that a slot takes at a rung.
             spread: the standard deviation of a prediction, relative to it.
             ladder: the rungs that may be used, the best first; at least one.
-            reserve_s: seconds that every kept slot must have left for a higher rung to be taken.
+            reserve_s: seconds that every kept slot must have left for a higher rung to be taken;
+                fewer where deadlines are usually short.
         """
         if not ladder:
             raise ValueError("ladder: needs at least one rung, got none")
@@ -276,18 +279,22 @@ class Planner(Generic[K, W]):
                     " were left"
                 )
             elif self._leaves_others_alone(now_s, seconds, lowest_s):
-                why += f"; all others keep a reserve of {self._reserve_s:g} s"
+                why += f"; all others keep a reserve of {self._reserve_now_s:.3g} s"
                 return Start(key, seconds, rung, why, held_back)
             else:
                 held_back = held_back or (
                     f"on rung {rung.name}, slots that wait or are expected would lose their reserve"
-                    f" of {self._reserve_s:g} s"
+                    f" of {self._reserve_now_s:.3g} s"
                 )
         return Start(key, lowest_s, self._ladder[-1], why, held_back)
 
+    @property
+    def _reserve_now_s(self) -> float:
+        return min(self._reserve_s, MOST_RESERVE_SHARE * self.expected.offset_s)
+
     def _leaves_others_alone(self, now_s: float, seconds: float, lowest_s: float) -> bool:
         """Return whether a slot may take so long: nobody who waits or is expected loses by it."""
-        if self._schedule.reserve_s(now_s + seconds) < self._reserve_s:
+        if self._schedule.reserve_s(now_s + seconds) < self._reserve_now_s:
             return False
         after_s = self._schedule.work_s()
         value = self.expected.on_time_if_free_in

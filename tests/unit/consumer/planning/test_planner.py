@@ -189,6 +189,14 @@ def test_lowest_rung_is_taken_if_another_slot_would_lose_its_reserve() -> None:
     assert (start.key, start.rung, start.seconds) == ("c", HALF, 6.0)
 
 
+def test_reserve_is_a_share_of_deadlines_that_are_usually_short() -> None:
+    plans = planner(FULL, HALF)
+    arrive(plans, a=(2.0, 15.0), b=(2.0, 16.0))  # nobody could have 25 s left
+    start = plans.plan(0.0).start
+    assert start is not None
+    assert start.rung is FULL
+
+
 def test_slot_that_fits_only_on_a_lower_rung_is_made_on_it() -> None:
     plans = planner(FULL, HALF)
     arrive(plans, a=(12.0, 10.0))
