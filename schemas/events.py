@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter
+from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from schemas.recipe import MAX_SEED, ContractModel, Recipe
 
@@ -25,8 +25,21 @@ def _looks_like_a_time(value: object) -> object:
     return value
 
 
+# For those who validate by the published schema: what we read, without the length of the month.
+_MOMENT_PATTERN = (
+    r"^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]"
+    r"(:[0-5][0-9]([.,][0-9]+)?)?([Zz]|[-+\u2212]([01][0-9]|2[0-3]):?[0-5][0-9])$"
+)
 # After a before-validator, pydantic no longer sees JSON, so a string would not pass as strict.
-Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_looks_like_a_time)]
+Moment = Annotated[
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_looks_like_a_time),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "allOf": [{"pattern": _MOMENT_PATTERN}]},
+        mode="validation",
+    ),
+]
 SlotId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Channel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -43,6 +56,8 @@ class SlotTick(ContractModel):
     """Version of this contract."""
     slot_id: SlotId
     """Number of the slot in its channel; the key of the outcome, and best of the tick's record too.
+
+    A whole number as 77: JSON Schema cannot tell 77.0 from it, but workers refuse 77.0.
 
     JavaScript's numbers are exact up to 9007199254740991 only (2^53 - 1): stay below it where
     readers use JSON.parse, or have them read BigInt.

@@ -45,6 +45,8 @@ _TRACE_HEADERS = {"traceparent": "W3C trace context; the last value counts"}
 _TICK_HEADERS = {
     **_TRACE_HEADERS,
     "vortex-signature": "Ed25519 over the value's bytes, where workers ask for it; see SECURITY.md",
+    "vortex-replay-of": "The dead letter that an operator replayed, topic/partition@offset; workers"
+    " ignore it",
 }
 _PROGRESS_HEADERS = {**_TRACE_HEADERS, "content-type": "application/json"}
 _DEAD_LETTER_HEADERS = {

@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 MAX_SLOT_DURATION_S = 45.0
 MAX_SEED = 2**32 - 1
+MIN_SIDE_PX = 64
+MAX_SIDE_PX = 1024
+SIDE_STEP_PX = 16
+_SIDE = "|".join(map(str, range(MIN_SIDE_PX, MAX_SIDE_PX + 1, SIDE_STEP_PX)))
 
 Concept = Annotated[str, Field(min_length=1, max_length=200)]
 # Lists are refused at their first wrong item: a quarter of a megabyte has room for 130,000.
@@ -60,16 +64,24 @@ class SlotParams(ContractModel):
     duration_sec: float = Field(default=MAX_SLOT_DURATION_S, gt=0, le=MAX_SLOT_DURATION_S)
     """Length of the video in seconds."""
     fps: int = Field(default=24, ge=1, le=60)
-    """Frames per second, constant."""
-    resolution: str = Field(default="512x512", pattern=r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$")
+    """Frames per second, constant. A whole number as 24, not 24.0, which JSON Schema lets pass."""
+    resolution: str = Field(
+        default="512x512",
+        pattern=r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$",
+        # What the validator below allows, for those who validate by the published schema.
+        json_schema_extra={"allOf": [{"pattern": f"^({_SIDE})x({_SIDE})$"}]},
+    )
     """Width x height in pixels, for example "512x512"; each 64 to 1024 and a multiple of 16."""
 
     @field_validator("resolution")
     @classmethod
     def _check_resolution(cls, value: str) -> str:
         for side in map(int, value.split("x")):
-            if not 64 <= side <= 1024 or side % 16:
-                raise ValueError("each side must be 64 to 1024 pixels and a multiple of 16")
+            if not MIN_SIDE_PX <= side <= MAX_SIDE_PX or side % SIDE_STEP_PX:
+                raise ValueError(
+                    f"each side must be {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels and a multiple of"
+                    f" {SIDE_STEP_PX}"
+                )
         return value
 
     @property

@@ -11,6 +11,7 @@ import typer
 from consumer.cli import (
     config,
     control_room,
+    dead_letters,
     demo,
     doctor,
     inspect,
@@ -69,6 +70,7 @@ app.command(name="inspect")(inspect.inspect)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(partitions.app, name="partitions")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

@@ -60,13 +60,15 @@ class PartitionState:
 
 
 @asynccontextmanager
-async def stored_reader(config: KafkaConfig, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """Give a started reader that knows the partitions of the ticks' topic.
+async def stored_reader(
+    config: KafkaConfig, client_id: str, topic: str | None = None
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Give a started reader that knows the partitions of a topic; by default of the ticks' topic.
 
     Raises:
         KafkaUnreachableError: no broker answers, or the topic is not there.
     """
-    topic = config.topics.ticks
+    topic = topic or config.topics.ticks
     reader = make_reader(config, client_id=client_id)
     try:
         with connecting():

@@ -88,7 +88,7 @@ class FileSpanExporter(SpanExporter):
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.open("ab").close()  # unlike touch, it fails on a directory and without rights
         self._path = path
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -140,12 +140,22 @@ def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExpor
             case "file":
                 if settings.file is None:
                     raise ConfigError("telemetry.file: the exporter 'file' needs a path")
-                yield OutageReportingExporter(FileSpanExporter(settings.file), name)
+                yield OutageReportingExporter(_file_exporter(settings.file), name)
             case _:
                 raise ConfigError(
                     f"telemetry.exporter or {_TRACES_EXPORTER}: {name!r} is not one of "
                     "'none', 'otlp', 'console', 'file'"
                 )
+
+
+def _file_exporter(path: Path) -> SpanExporter:
+    try:
+        return FileSpanExporter(path)
+    except OSError as error:
+        raise ConfigError(
+            f"telemetry.file: {path} cannot be written: {error.strerror}; name another file, or"
+            " another telemetry.exporter"
+        ) from error
 
 
 def _otlp_exporter() -> SpanExporter:

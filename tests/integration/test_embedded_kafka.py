@@ -292,6 +292,9 @@ async def test_local_broker_outlives_its_starter_and_keeps_its_data(local_direct
     assert broker.pid == int(starter.stdout)
     assert broker.bootstrap_servers == f"127.0.0.1:{port}"
     assert start_local(local_directory, port) == broker  # idempotent
+    other = port % 65_535 + 1
+    with pytest.raises(EmbeddedKafkaError, match=rf"--port {other}: .* runs already, at .*:{port}"):
+        start_local(local_directory, other)
 
     await create_topics(admin_of(broker.bootstrap_servers), {"kept": 1})
     await send_all(broker.bootstrap_servers, "kept", [b"value"])

@@ -232,8 +232,9 @@ def test_file_exporter_without_a_path_is_refused() -> None:
 
 def test_unwritable_trace_file_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(OSError, match="taken"):
-        local_tracing(exporter="file", file=tmp_path / "taken" / "demo.jsonl")
+    for file in (tmp_path / "taken" / "demo.jsonl", tmp_path):
+        with pytest.raises(ConfigError, match=r"telemetry\.file: .* cannot be written: .*; name"):
+            local_tracing(exporter="file", file=file)
 
 
 def test_importing_has_no_side_effect_and_configuring_sets_the_global_provider() -> None:
