@@ -405,7 +405,7 @@ async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
         assert isinstance(decided.made, SlotMade)
 
 
-async def test_slot_whose_speech_took_long_leaves_less_room_and_one_that_no_longer_fits_is_told() -> (
+async def test_slot_that_no_longer_fits_behind_one_whose_speech_took_long_is_answered_early() -> (
     None
 ):
     """Slot 0 should end after 2 s; when its video begins, that becomes 20 s."""
