@@ -58,7 +58,7 @@ class _Work:
     job: Job
     start: Start[TickKey]
     end_s: float
-    """When it should end, in monotonic seconds."""
+    """When it should end, in monotonic seconds; predicted again when a stage begins."""
     storing: bool = False
     """Whether it is encoded to its end and stored, and needs no model any more."""
     decided: bool = False
@@ -335,9 +335,14 @@ class Dispatcher:
             self._lose(error, job)
 
     def _note_stage(self, work: _Work, stage: Stage) -> None:
-        if stage in STORING and not work.storing:
+        if stage in STORING:
             work.storing = True
-            self._wake.set()
+        else:
+            recipe, rung = work.job.recipe, work.start.rung
+            rest_s = self._engine.predict_rest_s(recipe, rung, stage)
+            if rest_s is not None:
+                work.end_s = min(now_s() + rest_s, work.job.deadline_s)
+        self._wake.set()
         self._on_stage(work.job, stage)
 
     def _lose(self, error: EngineLostError, job: Job) -> None:

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from vortex.errors import one_line
+from vortex.orchestration.learning import Prior
 from vortex.rung import FULL, LADDER, Rung
 
 ENV_PREFIX = "VORTEX__"
@@ -129,12 +130,37 @@ class OverlapConfig(Section):
     store: bool
 
 
+class PriorConfig(Section):
+    """What is believed of a stage's time before it was measured."""
+
+    fixed_s: float = Field(ge=0)
+    per_unit_s: float = Field(gt=0)
+
+
+class PriorsConfig(Section):
+    """What is believed of the stages; None is nothing."""
+
+    audio: PriorConfig | None
+    image: PriorConfig | None
+    video: PriorConfig | None
+    clip: PriorConfig | None
+
+    def by_stage(self) -> dict[str, Prior]:
+        """Return the priors of the stages that have one."""
+        return {
+            stage: Prior(prior.fixed_s, prior.per_unit_s)
+            for stage, prior in self
+            if prior is not None
+        }
+
+
 class OrchestrationConfig(Section):
     """Deadlines, timeouts, retries, and quality under pressure of time."""
 
     timeouts: TimeoutsConfig
     retry_policy: RetryConfig
     deadline_buffer_s: float = Field(ge=0)
+    priors: PriorsConfig
     overlap: OverlapConfig
     ladder: tuple[Literal["full", "half", "third"], ...]
 

@@ -120,6 +120,9 @@ class Engine(Protocol):
         lowest may be tried is for `rule_out` to say.
         """
 
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return the seconds from the start of a stage to stored video, or None if not known."""
+
     @property
     def spread(self) -> float:
         """The standard deviation of such a prediction, relative to it."""

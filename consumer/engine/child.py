@@ -46,6 +46,7 @@ from consumer.engine.messages import (
 from consumer.telemetry.logs import configure_logging
 from consumer.telemetry.tracing import configure_tracing
 from schemas import Stage
+from vortex.config import OrchestrationConfig
 from vortex.orchestration import StageEstimates
 from vortex.slot import SlotListener
 
@@ -93,7 +94,7 @@ async def _serve(end: socket.socket, load: LoadMaker) -> None:
     try:
         maker = await load(
             config,
-            ReportingEstimates(config.orchestration.timeouts.by_stage(), line),
+            ReportingEstimates(config.orchestration, line),
             lambda step: line.send(Starting(step)),
         )
     except (EngineStartError, ModuleNotFoundError) as error:
@@ -171,8 +172,8 @@ class LineListener(SlotListener):
 class ReportingEstimates(StageEstimates):
     """Estimates that pass on what they learn, as the worker plans with its own."""
 
-    def __init__(self, limits_s: Mapping[str, float], line: Line) -> None:
-        super().__init__(limits_s)
+    def __init__(self, config: OrchestrationConfig, line: Line) -> None:
+        super().__init__(config.timeouts.by_stage(), config.priors.by_stage())
         self._line = line
 
     def observe(self, stage: str, seconds: float, units: float = 1.0) -> float:

@@ -38,7 +38,10 @@ class InlineEngine:
 
     async def start(self) -> None:
         """Load everything and warm up; see `Engine`."""
-        estimates = StageEstimates(self._config.orchestration.timeouts.by_stage())
+        orchestration = self._config.orchestration
+        estimates = StageEstimates(
+            orchestration.timeouts.by_stage(), orchestration.priors.by_stage()
+        )
         maker = await asyncio.to_thread(SlotMaker.load, self._config, estimates)
         maker.restore_estimates()
         if self._config.pipeline.warmup:
@@ -66,6 +69,10 @@ class InlineEngine:
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return what the maker's estimates say; see `Engine`."""
         return None if self._maker is None else self._maker.predict_s(recipe, rung)
+
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return what the maker's estimates say of the stages ahead; see `Engine`."""
+        return None if self._maker is None else self._maker.predict_rest_s(recipe, rung, stage)
 
     @property
     def spread(self) -> float:

@@ -13,7 +13,7 @@ from consumer.engine.base import (
 )
 from consumer.telemetry.propagation import extract_carrier
 from consumer.telemetry.worker_metrics import WorkerMetrics
-from schemas import Recipe
+from schemas import Recipe, Stage
 from vortex.rung import FULL, Rung
 from vortex.utils.clock import now_s
 
@@ -70,6 +70,10 @@ class MeasuredEngine:
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the seconds that a slot takes; see `Engine`."""
         return self._engine.predict_s(recipe, rung)
+
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return the seconds that the rest of a slot takes; see `Engine`."""
+        return self._engine.predict_rest_s(recipe, rung, stage)
 
     @property
     def spread(self) -> float:

@@ -85,7 +85,7 @@ class ProcessEngine:
         self._config = config
         self._command = command
         self._limits_s = config.orchestration.timeouts.by_stage()
-        self._estimates = StageEstimates(self._limits_s)
+        self._estimates = StageEstimates(self._limits_s, config.orchestration.priors.by_stage())
         self._child: ChildProcess | None = None
         self._listening: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
@@ -178,6 +178,11 @@ class ProcessEngine:
         if predicted_s is None:
             return None
         return predicted_s + self._config.orchestration.deadline_buffer_s
+
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return the predicted stages ahead, with what is kept back for encoding and storing."""
+        rest_s = self._estimates.predict_rest(recipe, rung, stage)
+        return None if rest_s is None else rest_s + self._config.orchestration.deadline_buffer_s
 
     @property
     def spread(self) -> float:

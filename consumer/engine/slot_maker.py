@@ -203,6 +203,11 @@ class SlotMaker:
         )
         return None if predicted_s is None else predicted_s + self.scheduler.deadline_buffer_s
 
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return the predicted stages ahead, with what is kept back for encoding and storing."""
+        rest_s = self.scheduler.estimates.predict_rest(recipe, rung, stage)
+        return None if rest_s is None else rest_s + self.scheduler.deadline_buffer_s
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit, or None if the slot may be tried."""
         return self.scheduler.rule_out(recipe, self._ladder[-1])

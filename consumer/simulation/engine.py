@@ -172,6 +172,10 @@ class SimulatedEngine:
         """Return the predicted critical path; nothing is encoded or stored."""
         return self._estimates.predict_slot(_on_rung(recipe, rung))
 
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return the predicted stages ahead; nothing is encoded or stored."""
+        return self._estimates.predict_rest(_on_rung(recipe, rung), rung=FULL, stage=stage)
+
     @property
     def overlap_room_s(self) -> float:
         """Return that slots do not overlap: nothing is stored."""

@@ -87,16 +87,21 @@ async def test_slot_that_would_miss_steps_down_in_its_middle_and_is_in_time_and_
     engine = InlineEngine(mini_config.model_copy(update=changes))
     await engine.start()
     try:
-        await engine.run(request(1, 300.0))  # finds everything cold
+        ladder_off = await engine.run(request(1, 300.0, rungs=(FULL,)))  # finds everything cold
         began_s = time.monotonic()
-        whole = await engine.run(request(2, 300.0))
+        whole = await engine.run(request(2, 300.0, rungs=LADDER[:2]))
         usual_s = time.monotonic() - began_s
+        assert isinstance(ladder_off, SlotMade)
         assert isinstance(whole, SlotMade)
         assert (whole.quality.rung, whole.quality.rung_reason) == ("full", None)
+        # Where there is time enough, the ladder changes no bit.
+        assert whole.provenance.media_sha256 == ladder_off.provenance.media_sha256
+        assert whole.verification == ladder_off.verification
 
         pause_s = max(1.0, usual_s)
-        left_s = mini_config.orchestration.deadline_buffer_s + 1.5 * usual_s + 5.6 * pause_s
-        assert left_s < usual_s + SLOW_BATCHES * pause_s + 1.5
+        buffer_s = mini_config.orchestration.deadline_buffer_s
+        left_s = buffer_s + 1.5 * usual_s + 5.6 * pause_s
+        assert left_s < usual_s + SLOW_BATCHES * pause_s + buffer_s
         with slowed_down(pause_s):
             forbidden = await engine.run(request(3, left_s, rungs=(FULL,)))
         assert isinstance(forbidden, SlotNotMade)

@@ -28,6 +28,8 @@ class Script:
     """Seconds of work."""
     hold: asyncio.Event | None = None
     """The work goes on until this is set, on top of `work_s`."""
+    speech: asyncio.Event | None = None
+    """The video begins once this is set, before `work_s`."""
     store: asyncio.Event | None = None
     """The slot is then stored until this is set."""
     error: Exception | None = None
@@ -62,6 +64,8 @@ class ScriptedEngine:
         self.scripts = dict(scripts or {})
         self.default = default or Script()
         self.predicted_s = predicted_s
+        self.rest_s: dict[Stage, float] = {}
+        """What `predict_rest_s` answers."""
         self.room_s = math.inf
         """What `overlap_room_s` answers."""
         self.ladder: tuple[Rung, ...] = (FULL,)
@@ -150,6 +154,10 @@ class ScriptedEngine:
         """Return `predicted_s`, whatever the recipe, or the rung's share of it."""
         return None if self.predicted_s is None else self.predicted_s * rung.work_share
 
+    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
+        """Return what `rest_s` says of the stage, whatever the recipe."""
+        return self.rest_s.get(stage)
+
     @property
     def spread(self) -> float:
         """Return 0: predictions are exact."""
@@ -174,6 +182,9 @@ class ScriptedEngine:
         self.up = False
 
     async def _work(self, script: Script, slot_id: int, on_stage: OnStage) -> None:
+        if script.speech is not None:
+            await script.speech.wait()
+            on_stage(Stage.VIDEO)
         await asyncio.sleep(script.work_s)
         if script.hold is not None:
             await script.hold.wait()

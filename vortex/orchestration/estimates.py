@@ -236,6 +236,15 @@ class StageEstimates:
             return math.inf
         return self.predict_units(units)
 
+    def predict_rest(self, recipe: Recipe, rung: Rung, stage: str) -> float | None:
+        """Return the seconds from the start of a stage to the last one's end, if all are known."""
+        units = work_units(recipe, rung)
+        ahead = {"video": ("video", "clip"), "clip": ("clip",)}.get(stage)
+        if ahead is None:
+            return self.predict_units(units)
+        known = [self.predict(one, units[one]) for one in ahead]
+        return None if None in known else sum(seconds or 0.0 for seconds in known)
+
     def predict_units(self, units: Mapping[str, float]) -> float | None:
         """Return the seconds of a slot with so much work, if all stages are known."""
         predicted = {stage: self.predict(stage, units[stage]) for stage in STAGES}

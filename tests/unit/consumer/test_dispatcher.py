@@ -405,6 +405,25 @@ async def test_slot_is_not_answered_by_a_prediction_that_shrank() -> None:
         assert isinstance(decided.made, SlotMade)
 
 
+async def test_slot_that_no_longer_fits_behind_one_whose_speech_took_long_is_answered_early() -> (
+    None
+):
+    """Slot 0 should end after 2 s; when its video begins, that becomes 20 s."""
+    speech = asyncio.Event()
+    engine = ScriptedEngine({0: Script(speech=speech, hold=asyncio.Event())}, predicted_s=2.0)
+    engine.rest_s = {Stage.VIDEO: 20.0}
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=15.0), job(2, deadline_in_s=40.0))
+        assert bench.dispatcher.ahead_s <= 2.0
+        speech.set()
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+        assert 15.0 < bench.dispatcher.ahead_s <= 20.0
+        assert 2 not in bench.decided
+
+
 # Overload
 
 

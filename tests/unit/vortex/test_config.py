@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from consumer.config import WorkerConfig
 from vortex.config import ConfigError, Section, VortexConfig, default_config_path
 from vortex.orchestration import SlotScheduler
+from vortex.orchestration.learning import Prior
 
 SLOT_S = 45.0
 SOURCES = Path(__file__).parents[3]
@@ -365,6 +366,36 @@ def test_every_key_is_read() -> None:
         f"config.yaml offers keys that neither vortex/ nor consumer/ ever reads: {unread};"
         " read them, or take them out of the file and the models"
     )
+
+
+@pytest.mark.parametrize(
+    ("ladder", "names"),
+    [
+        ("[]", ["full"]),
+        ("[full]", ["full"]),
+        ("[full, third]", ["full", "third"]),
+        ("[half]", ["half"]),
+    ],
+)
+def test_rungs_that_the_ladder_does_not_name_are_forbidden(
+    ladder: str, names: list[str], load: Callable[[str], WorkerConfig]
+) -> None:
+    rungs = load(f"orchestration: {{ladder: {ladder}}}").orchestration.rungs
+    assert [rung.name for rung in rungs] == names
+
+
+def test_ladder_that_rises_is_refused(load: Callable[[str], WorkerConfig]) -> None:
+    said = message(lambda: load("orchestration: {ladder: [half, full]}"))
+    assert said == ("orchestration: ladder must name each rung once, the best first: [full, half]")
+
+
+def test_stage_has_the_prior_that_is_configured_and_others_none(
+    load: Callable[[str], WorkerConfig],
+) -> None:
+    assert WorkerConfig.load().orchestration.priors.by_stage() == {}
+    text = "orchestration: {priors: {video: {fixed_s: 1.0, per_unit_s: 0.05}}}"
+    priors = load(text).orchestration.priors.by_stage()
+    assert priors == {"video": Prior(fixed_s=1.0, per_unit_s=0.05)}
 
 
 def test_stage_timeouts_fit_into_a_slot() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,11 +23,15 @@ from consumer.engine.base import (
     SlotNotMade,
     SlotRequest,
 )
+from consumer.engine.child import ReportingEstimates
+from consumer.engine.messages import Line
 from consumer.engine.process import ProcessEngine, without_secrets_of_kafka
 from consumer.job import TickKey
 from schemas import AudioTrack, MissReason, Recipe, Stage, VisualTrack
 from tests.support.scripted_child import COMMAND, teach
+from vortex.config import PriorConfig, PriorsConfig
 from vortex.orchestration import StageEstimates
+from vortex.rung import FULL
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -115,6 +120,35 @@ async def test_slot_is_made_in_the_process_and_its_stages_and_times_are_told() -
         await engine.settle()
         assert engine.ready
         assert pid_of(engine) != os.getpid()
+
+
+PRIOR = PriorConfig(fixed_s=1.0, per_unit_s=0.5)
+PRIORS = PriorsConfig(audio=PRIOR, image=PRIOR, video=PRIOR, clip=PRIOR)
+
+
+def believing(config: WorkerConfig) -> WorkerConfig:
+    orchestration = config.orchestration.model_copy(update={"priors": PRIORS})
+    return config.model_copy(update={"orchestration": orchestration})
+
+
+async def test_slot_is_predicted_from_configured_priors_before_anything_was_measured() -> None:
+    recipe = request("make").recipe
+    engine = ProcessEngine(believing(config()))
+    buffer_s = config().orchestration.deadline_buffer_s
+    # The speech and the portrait take 1.5 s, the video is cut off at its limit.
+    assert engine.predict_s(recipe) == 1.5 + LIMIT_S + 1.5 + buffer_s
+    assert engine.predict_rest_s(recipe, FULL, Stage.CLIP) == 1.5 + buffer_s
+
+
+async def test_estimates_of_the_process_know_the_configured_priors() -> None:
+    one_end, other_end = socket.socketpair()
+    line = await Line.over(one_end)
+    try:
+        estimates = ReportingEstimates(believing(config()).orchestration, line)
+        assert estimates.predict("clip") == 1.5
+    finally:
+        line.close()
+        other_end.close()
 
 
 async def test_worker_learns_all_that_the_process_learns() -> None:

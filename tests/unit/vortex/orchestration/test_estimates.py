@@ -14,6 +14,7 @@ from vortex.orchestration import StageEstimates
 from vortex.orchestration.estimates import STAGES, work_units
 from vortex.orchestration.estimates_file import EstimatesFile
 from vortex.orchestration.learning import Prior
+from vortex.rung import FULL, LADDER
 
 SECONDS = st.floats(min_value=0.001, max_value=100)
 
@@ -56,7 +57,38 @@ def test_prior_predicts_before_anything_was_measured() -> None:
     assert estimates.predict("audio") is None
 
 
+# Rungs
+
+
+def test_each_rung_is_predicted_by_its_own_work() -> None:
+    """A second of 25 frames of 512x512: of each, 0.8 is rendering and 0.2 encoding."""
+    estimates = StageEstimates()
+    for stage in STAGES:
+        estimates.observe(stage, 1.0)
+    recipe = recipe_of(duration_sec=1.0, fps=25, resolution="512x512")
+    full, half, third = LADDER
+    assert work_units(recipe, full) == pytest.approx(
+        {"audio": 1.0, "image": 1.0, "video": 25.0, "clip": 1.0}
+    )
+    assert estimates.predict_slot(recipe, full) == pytest.approx(1 + 25 + 1)
+    assert estimates.predict_slot(recipe, half) == pytest.approx(1 + 25 * (0.4 + 0.2) + 1)
+    assert estimates.predict_slot(recipe, third) == pytest.approx(
+        1 + 25 * (0.8 / 3 + 0.2) + 3 / 5  # its speech takes longer than its portrait
+    )
+
+
 # The rest of a slot
+
+
+def test_rest_of_a_slot_is_that_of_the_stages_not_yet_finished() -> None:
+    estimates = StageEstimates()
+    recipe = recipe_of(duration_sec=1.0, fps=25, resolution="512x512")
+    for stage, seconds in {"audio": 3.0, "image": 2.0, "video": 0.5}.items():
+        estimates.observe(stage, seconds)
+    assert estimates.predict_rest(recipe, FULL, "video") is None
+    estimates.observe("clip", 1.0)
+    rest = {stage: estimates.predict_rest(recipe, FULL, stage) for stage in STAGES}
+    assert rest == pytest.approx({"audio": 16.5, "image": 16.5, "video": 13.5, "clip": 1.0})
 
 
 def estimates_after(slots: int, shared: float) -> StageEstimates:

@@ -29,6 +29,7 @@ from vortex.orchestration import (
 )
 from vortex.orchestration.estimates import STAGES, work_units
 from vortex.orchestration.scheduler import _SlotRun
+from vortex.rung import FULL, LADDER, Rung
 from vortex.slot import SlotContext, as_recipe, slot_seed
 
 LONG_S = 60.0  # a stage that must be stopped: the test would run into its own limit
@@ -228,6 +229,52 @@ async def test_unmeasured_stages_may_be_tried_whatever_their_timeouts() -> None:
     scheduler = SlotScheduler(PlainPipeline(), config(timeouts=timeouts))
     result = await scheduler.execute(RECIPE, slot_id=1, deadline=time.monotonic() + 10.0)
     assert result.deadline_met
+
+
+def on_rungs(rungs: tuple[Rung, ...]) -> SlotContext:
+    return SlotContext(recipe=as_recipe(RECIPE), slot_id=1, seed=1, rungs=rungs)
+
+
+def stages_of(video_s: float) -> StageEstimates:
+    """Return estimates of a slot that is nearly all video, which takes so long on the full rung."""
+    units = work_units(as_recipe(RECIPE))["video"]
+    return measured(audio=0.001, image=0.001, video=video_s / units, clip=0.001)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "rung"), [(9.5, FULL), (7.0, LADDER[1]), (5.5, LADDER[2]), (3.0, None)]
+)
+async def test_slot_begins_on_the_best_rung_that_fits(left_s: float, rung: Rung | None) -> None:
+    """Its video takes 8 s, 5.7 s or 4.9 s; 1 s is kept back."""
+    clock, pipeline = Clock(), PlainPipeline()
+    scheduler = SlotScheduler(pipeline, CONFIG, estimates=stages_of(8.0), clock=clock)
+    slot = on_rungs(LADDER)
+    making = scheduler.execute(RECIPE, 1, clock.now_s + left_s, slot=slot)
+    if rung is None:
+        with pytest.raises(DeadlineMissError, match="Deadline miss predicted"):
+            await making
+        assert pipeline.audio.started == 0
+        return
+    await making
+    assert slot.rung is rung
+    assert ("before the audio and image, rung full needed" in slot.rung_why) is (rung is not FULL)
+
+
+async def test_slot_whose_portrait_was_late_steps_down_before_its_video() -> None:
+    clock = Clock()
+    pipeline = PlainPipelineWithLatePortrait(clock, late_s=2.5)
+    scheduler = SlotScheduler(pipeline, CONFIG, estimates=stages_of(8.0), clock=clock)
+    slot = on_rungs(LADDER[:2])
+    await scheduler.execute(RECIPE, 1, clock.now_s + 9.5, slot=slot)
+    assert slot.rung is LADDER[1]
+    assert slot.rung_why.startswith("before the video, rung full needed")
+
+
+async def test_slot_whose_lower_rungs_are_forbidden_is_a_miss_instead() -> None:
+    clock = Clock()
+    scheduler = SlotScheduler(PlainPipeline(), CONFIG, estimates=stages_of(8.0), clock=clock)
+    with pytest.raises(DeadlineMissError, match="Deadline miss predicted"):
+        await scheduler.execute(RECIPE, 1, clock.now_s + 7.0, slot=on_rungs((FULL,)))
 
 
 async def test_slot_without_a_deadline_is_never_a_predicted_miss() -> None:
