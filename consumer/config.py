@@ -172,6 +172,7 @@ class ArtifactsConfig(Section):
     loudness: LoudnessConfig
     captions: bool
     fragmented: bool
+    watermark: bool
     credentials: CredentialsConfig
 
     @field_serializer("storage_options", when_used="json")

@@ -191,6 +191,9 @@ class Artifact(ContractModel):
     """Where to read its captions as WebVTT; null if the worker makes none."""
     loudness: Loudness | None = None
     """Measured on the finished file; null if the worker leaves loudness alone."""
+    watermark_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{8}$")
+    """Hidden in the picture, where it outlives the metadata: the first 32 bits of the SHA-256 of
+    TOPIC/PARTITION@OFFSET of the tick; null if the worker leaves the picture alone."""
 
 
 class Provenance(ContractModel):

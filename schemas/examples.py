@@ -164,6 +164,7 @@ def _complete() -> SlotComplete:
             fps=_FORMAT.fps,
             captions_uri="s3://slots/main/12345.vtt",
             loudness=Loudness(integrated_lufs=-23.1, true_peak_dbtp=-4.7),
+            watermark_id="b9c613f8",
         ),
         quality=Quality(frames_computed=72, frames_total=72, steps=4, rung="full"),
         seed=42,

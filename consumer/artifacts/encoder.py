@@ -23,6 +23,7 @@ from consumer.artifacts.captions import Cue, as_timed_text, as_webvtt, cues_of
 from consumer.artifacts.errors import ArtifactError
 from consumer.artifacts.loudness import LoudnessTarget, levelled, measure_file
 from consumer.artifacts.media import EncodedMedia, Measured
+from consumer.artifacts.watermark import Watermark, luma_of
 from vortex.models.kokoro.speech import TimedWord
 from vortex.utils.files import sha256_of
 
@@ -63,6 +64,7 @@ class SlotEncoder:
         loudness: LoudnessTarget | None = None,
         words: Callable[[], Sequence[TimedWord]] | None = None,
         fragmented: bool = False,
+        watermark_id: str | None = None,
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -76,6 +78,7 @@ class SlotEncoder:
             loudness: what the sound is brought to; None leaves it alone.
             words: asked for the words of the waveform when it begins; None makes no captions.
             fragmented: write fragments of a GOP each instead of one index before the data.
+            watermark_id: eight hexadecimal digits to hide in the picture; None leaves it alone.
         """
         self._path = path
         self._preset = preset
@@ -86,6 +89,7 @@ class SlotEncoder:
         self._loudness = loudness
         self._words = words
         self._fragmented = fragmented
+        self._watermark_id = watermark_id
         self._attempt: _Attempt | None = None
 
     @property
@@ -116,6 +120,7 @@ class SlotEncoder:
             loudness=self._loudness,
             words=None if self._words is None else self._words(),
             movflags=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
+            watermark_id=self._watermark_id,
         )
 
     def write(self, frames: np.ndarray) -> None:
@@ -163,6 +168,7 @@ class _Attempt:
         loudness: LoudnessTarget | None,
         words: Sequence[TimedWord] | None,
         movflags: str,
+        watermark_id: str | None,
     ) -> None:
         self._path = path
         self._waveform = waveform
@@ -174,6 +180,8 @@ class _Attempt:
         self._target = loudness
         self._words = words
         self._movflags = movflags
+        self._watermark_id = watermark_id
+        self._watermark: Watermark | None = None
         self._captions: str | None = None
         self._loudness: Measured | None = None
         self._batches: queue.Queue[np.ndarray | None] = queue.Queue(queue_batches)
@@ -224,6 +232,7 @@ class _Attempt:
             fps=self._fps,
             loudness=self._loudness,
             captions=self._captions,
+            watermark_id=self._watermark_id,
         )
 
     def abort(self) -> None:
@@ -252,6 +261,8 @@ class _Attempt:
             self._error = error
 
     def _encode(self) -> None:
+        if self._watermark_id is not None:
+            self._watermark = Watermark(self._watermark_id, *self._size)
         options = {"movflags": self._movflags, "fflags": "+bitexact"}
         with av.open(str(self._path), "w", format="mp4", container_options=options) as container:
             video = self._video_stream(container)
@@ -319,6 +330,8 @@ class _Attempt:
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
         )
+        if self._watermark is not None:
+            self._watermark.apply(luma_of(frame))
         frame.pts = self._frames
         frame.time_base = Fraction(1, self._fps)
         self._frames += 1

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import c2pa
 
 from consumer.artifacts.credentials import SLOT_ASSERTION
 from consumer.artifacts.errors import ArtifactError
+from consumer.artifacts.watermark import read_watermark
 from schemas import SlotComplete
 from vortex.errors import one_line
 from vortex.utils.files import sha256_of
@@ -34,6 +36,8 @@ class Inspection:
     trusted: bool = False
     """Whether the signer's chain ends at a given authority."""
     manifest_sha256: str | None = None
+    watermark_id: str | None = None
+    """What is hidden in the picture; None if nothing can be read there."""
     problems: list[str] = field(default_factory=list)
     """What was altered, one line each; empty if nothing was."""
 
@@ -54,6 +58,7 @@ def inspect_file(
     found = Inspection()
     try:
         _read_manifest(path, found, authorities)
+        found.watermark_id = _watermark_id(path)
         if outcome is not None:
             _compare(path, found, outcome)
     except OSError as error:
@@ -96,6 +101,14 @@ def _read_manifest(path: Path, found: Inspection, authorities: Path | None) -> N
         found.problems.append(f"the signer is not trusted: {found.signer}")
 
 
+def _watermark_id(path: Path) -> str | None:
+    try:
+        reading = read_watermark(path)
+    except (av.error.FFmpegError, IndexError):  # damaged, or without a picture
+        return None
+    return None if reading is None else reading.watermark_id
+
+
 def _unreadable(error: c2pa.C2paError, manifest_sha256: str | None) -> str:
     if isinstance(error, c2pa.C2paError.ManifestNotFound) and manifest_sha256 is None:
         return "there are no content credentials: they were stripped, or never made"
@@ -114,6 +127,12 @@ def _in_words(code: str, url: str) -> str:
 
 
 def _compare(path: Path, found: Inspection, outcome: SlotComplete) -> None:
+    expected = outcome.artifact.watermark_id
+    if None not in (expected, found.watermark_id) and found.watermark_id != expected:
+        found.problems.append(
+            f"the picture is that of another slot: its watermark is {found.watermark_id},"
+            f" not {expected}"
+        )
     provenance = outcome.provenance
     if provenance is None:
         found.problems.append("the outcome says nothing of where its video comes from")

@@ -29,3 +29,5 @@ class EncodedMedia:
     """Of the finished file; None if its loudness was left alone."""
     captions: str | None = None
     """WebVTT of what is said; None if captions are not made."""
+    watermark_id: str | None = None
+    """What the picture was marked with; None if it was left alone."""

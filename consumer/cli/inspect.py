@@ -27,7 +27,7 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show a video's content credentials, and check them without a network.
+    """Show a video's content credentials and watermark, and check them without a network.
 
     Exit code 1 if anything was altered; each such thing is named.
 
@@ -46,6 +46,8 @@ def inspect(
             console.print(f"signed by  {found.signer} (trust: {trusted})", highlight=False)
         if found.claim is not None:
             console.print_json(json.dumps(found.claim))
+        if found.watermark_id is not None:
+            console.print(f"watermark  {found.watermark_id}", highlight=False)
         for problem in found.problems or ["intact"]:
             console.print(problem, highlight=False, soft_wrap=True)
     if found.problems:

@@ -22,6 +22,7 @@ from consumer.artifacts.errors import ArtifactError, ArtifactStoreError
 from consumer.artifacts.loudness import LoudnessTarget
 from consumer.artifacts.media import EncodedMedia
 from consumer.artifacts.store import ArtifactStore, StoredArtifact
+from consumer.artifacts.watermark import watermark_id_of
 from consumer.config import CredentialsConfig, LoudnessConfig, WorkerConfig
 from consumer.engine.base import (
     EngineLostError,
@@ -285,6 +286,7 @@ class SlotMaker:
             queue_batches=self._config.buffers.encoder_queue_batches,
             loudness=_loudness_target(settings.loudness),
             fragmented=settings.fragmented,
+            watermark_id=watermark_id_of(*request.key) if settings.watermark else None,
             words=(lambda: slot.speech.words if slot.speech else ()) if settings.captions else None,
         )
 
@@ -395,6 +397,7 @@ def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:
         fps=media.fps,
         captions_uri=stored.captions_uri,
         loudness=None if media.loudness is None else Loudness(**asdict(media.loudness)),
+        watermark_id=media.watermark_id,
     )
 
 

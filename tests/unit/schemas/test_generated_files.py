@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 import schemas
-from schemas import DeadlineMissed, SlotComplete, SlotTick
+from schemas import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
 from schemas.generate import check, generate
 
 COMMITTED = Path(schemas.__file__).parent
@@ -19,6 +19,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "slot-tick": SlotTick,
     "slot-complete": SlotComplete,
     "deadline-missed": DeadlineMissed,
+    "slot-progress": SlotProgress,
 }
 SCHEMAS = sorted(COMMITTED.glob("json/*.json"))
 EXAMPLES = sorted(COMMITTED.glob("examples/*.json"))
@@ -111,12 +112,13 @@ def test_every_reference_of_the_asyncapi_document_resolves() -> None:
         assert resolve(document, target)
 
 
-def test_asyncapi_document_describes_the_three_topics() -> None:
+def test_asyncapi_document_describes_all_topics() -> None:
     document = asyncapi()
     assert document["asyncapi"] == "3.0.0"
     assert {name: channel["address"] for name, channel in document["channels"].items()} == {
         "ticks": "slot.ticks",
         "results": "slot.results",
+        "progress": "slot.progress",
         "deadLetter": "slot.dead-letter",
     }
     assert {
@@ -125,6 +127,7 @@ def test_asyncapi_document_describes_the_three_topics() -> None:
     } == {
         ("receive", "#/channels/ticks"),
         ("send", "#/channels/results"),
+        ("send", "#/channels/progress"),
         ("send", "#/channels/deadLetter"),
     }
     assert set(document["channels"]["results"]["messages"]) == {"slotComplete", "deadlineMissed"}
@@ -134,7 +137,7 @@ def test_examples_in_the_asyncapi_document_satisfy_its_payloads() -> None:
     document = asyncapi()
     messages = document["components"]["messages"]
     with_examples = {name: message for name, message in messages.items() if "examples" in message}
-    assert set(with_examples) == {"tick", "slotComplete", "deadlineMissed"}
+    assert set(with_examples) == {"tick", "slotComplete", "deadlineMissed", "slotProgress"}
     for message in with_examples.values():
         validator = Draft202012Validator({**document, **message["payload"]})
         for example in message["examples"]:
