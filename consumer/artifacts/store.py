@@ -124,21 +124,24 @@ class ArtifactStore:
         """
         stem = f"{self._folder(channel)}/{slot_id}-{media.sha256[:NAME_DIGITS]}"
         final = f"{stem}.mp4"
-        captions_uri = None
-        if media.captions is not None:
-            captions_uri = self._put_captions(media.captions, f"{stem}.vtt")
-        if self._local:
-            self._attempt(lambda: _rename_durably(media.path, Path(final)))
-        else:
-            self._attempt(lambda: self._upload(media, final, given_up))
-            media.path.unlink(missing_ok=True)
-        return StoredArtifact(
-            self._fs.unstrip_protocol(final), media.bytes, media.sha256, captions_uri
-        )
+        uri = self._fs.unstrip_protocol(final)
+        with contextlib.ExitStack() as on_failure:
+            captions_uri = None
+            if media.captions is not None:
+                captions_uri = self._put_captions(media.captions, f"{stem}.vtt", on_failure)
+            if self._local:
+                self._attempt(lambda: _rename_durably(media.path, Path(final)))
+            else:
+                self._attempt(lambda: self._upload(media, final, given_up))
+                media.path.unlink(missing_ok=True)
+            on_failure.pop_all()
+        return StoredArtifact(uri, media.bytes, media.sha256, captions_uri)
 
-    def _put_captions(self, captions: str, final: str) -> str:
+    def _put_captions(self, captions: str, final: str, on_failure: contextlib.ExitStack) -> str:
         """Store captions, before the video that they belong to; return where."""
         content = captions.encode()
+        if not self._attempt(lambda: self._fs.exists(final)):  # else those of an older video
+            on_failure.callback(self._remove_quietly, final)
         if self._local:
             temporary = Path(final).with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
 
@@ -151,6 +154,10 @@ class ArtifactStore:
             self._attempt(lambda: self._fs.pipe_file(final, content))
         uri: str = self._fs.unstrip_protocol(final)
         return uri
+
+    def _remove_quietly(self, path: str) -> None:
+        with contextlib.suppress(Exception):  # the first error is the one that counts
+            self._fs.rm_file(path)
 
     def is_whole(self, uri: str, sha256: str) -> bool:
         """Return whether the video at `uri` is there and has this checksum."""

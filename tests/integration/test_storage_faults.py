@@ -94,8 +94,9 @@ def faulty() -> Iterator[str]:
 
 
 def files(url: str) -> list[str]:
+    """Return the names without suffix: a video and its captions have the same."""
     fs, root = fsspec.core.url_to_fs(url)
-    return sorted(Path(path).name for path in fs.find(root, withdirs=False))
+    return sorted({Path(path).stem for path in fs.find(root, withdirs=False)})
 
 
 def assert_missed(result: Result, stage: Stage, *words: str) -> None:

@@ -34,7 +34,7 @@ class ClipPipeline(PlainPipeline):
 
 async def made(config: WorkerConfig, pipeline: Any, **constraints: Any) -> EngineResult:
     estimates = StageEstimates(config.orchestration.timeouts.by_stage())
-    maker = SlotMaker(config, pipeline, ArtifactStore(config.artifacts.url, {}), estimates)
+    maker = SlotMaker(config, pipeline, ArtifactStore(config.artifacts.url, {}), estimates, None)
     recipe = Recipe.model_validate({**RECIPE, "semantic_constraints": constraints})
     key = TickKey("slot.ticks", 0, 0)
     request = SlotRequest(key, 1, "main", recipe, seed=1, deadline_s=time.monotonic() + 60)
