@@ -32,7 +32,9 @@ async def probing(
         threads = StoreThreads()
         while True:
             try:
-                await asyncio.wait_for(threads.run(store.try_writing), timeout_s)
+                # Not wait_for: Python 3.11's loses a cancellation that comes with the result.
+                async with asyncio.timeout(timeout_s):
+                    await threads.run(store.try_writing)
                 problem = None
             except TimeoutError:
                 problem = f"no answer within {timeout_s:g} s"

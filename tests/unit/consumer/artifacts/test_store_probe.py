@@ -53,3 +53,14 @@ async def test_store_that_does_not_answer_is_told_as_such(store: Silent) -> None
     store.delay_s = 0.5
     async with probing(store, interval_s=0.02, timeout_s=0.1) as problem:
         await until(lambda: problem() == "no answer within 0.1 s")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_answer_that_comes_as_the_worker_ends_does_not_keep_it(
+    turns: int, store: Silent
+) -> None:
+    async with asyncio.timeout(5), probing(store):
+        await asyncio.sleep(0)  # the check has begun, in a thread
+        time.sleep(0.05)  # noqa: ASYNC251 - the thread has answered before the loop looks
+        for _ in range(turns):
+            await asyncio.sleep(0)
