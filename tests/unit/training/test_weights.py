@@ -28,7 +28,7 @@ WHOLE = (evaluate.PROMPTS, evaluate.FACES)
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(SAMPLE, id="sample"),
+        pytest.param(SAMPLE, id="sample", marks=pytest.mark.timeout(600)),
         pytest.param(WHOLE, id="whole", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
