@@ -12,7 +12,7 @@ pytestmark = pytest.mark.kafka
 
 TICKS = 300
 PARTITIONS = 8
-SLOT_S = 0.05
+SLOT_S = 0.1
 LOAD = 0.9
 # To write the ticks, start the worker and claim all partitions, and for what a busy machine adds to
 # each slot. Partition by partition, the last ticks would be seen much later than that.
