@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from consumer.results import DeadLetter
@@ -72,9 +73,6 @@ class Board:
     def __init__(self) -> None:
         self._undecided: dict[str, Slot] = {}
         self._decided: dict[str, Slot] = {}
-
-    def __len__(self) -> int:
-        return len(self._undecided) + len(self._decided)
 
     def get(self, slot: str) -> Slot | None:
         """Return the slot of this id, None if it is not known (any more)."""
@@ -155,7 +153,7 @@ def _name(source: TickSource) -> str:
     return f"{source.topic}/{source.partition}/{source.offset}"
 
 
-def _ms(moment: Any) -> float:  # datetime; pydantic's alias hides it
+def _ms(moment: datetime) -> float:
     return float(round(moment.timestamp() * 1000))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -81,7 +81,7 @@ class Feed:
         return self.board.tick(source, tick, record.timestamp, trace_id)
 
     @contextmanager
-    def _watching(self) -> Any:  # Iterator[_Watcher]
+    def _watching(self) -> Iterator[_Watcher]:
         watcher = _Watcher()
         self._watchers.add(watcher)
         try:

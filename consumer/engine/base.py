@@ -9,6 +9,7 @@ from typing import Protocol
 from consumer.job import TickKey
 from schemas import Artifact, MissReason, Provenance, Quality, Recipe, Stage, Verification
 from vortex.rung import FULL, Rung
+from vortex.slot import SlotListener
 
 
 class EngineLostError(Exception):
@@ -74,6 +75,17 @@ OnStage = Callable[[Stage], None]
 
 def ignore_stage(_: Stage) -> None:
     """Be told of a stage, and do nothing."""
+
+
+class StageListener(SlotListener):
+    """Passes a slot's steps on as stages."""
+
+    def __init__(self, on_stage: OnStage) -> None:
+        self._on_stage = on_stage
+
+    def step_began(self, step: str) -> None:
+        """A step began; see `SlotListener`."""
+        self._on_stage(Stage(step))
 
 
 class Engine(Protocol):

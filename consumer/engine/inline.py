@@ -10,13 +10,13 @@ from consumer.engine.base import (
     EngineResult,
     OnStage,
     SlotRequest,
+    StageListener,
     ignore_stage,
 )
 from consumer.engine.slot_maker import SlotMaker
 from schemas import Recipe, Stage
 from vortex.orchestration import StageEstimates
 from vortex.rung import FULL, Rung
-from vortex.slot import SlotListener
 
 
 class InlineEngine:
@@ -53,7 +53,7 @@ class InlineEngine:
         if self._maker is None or self._lost:
             raise EngineLostError("the engine is not started")
         try:
-            return await self._maker.make(request, _StageListener(on_stage))
+            return await self._maker.make(request, StageListener(on_stage))
         except EngineLostError:
             self._lost = True
             raise
@@ -98,11 +98,3 @@ class InlineEngine:
         if self._maker is not None:
             self._maker.close()
         self._maker = None
-
-
-class _StageListener(SlotListener):
-    def __init__(self, on_stage: OnStage) -> None:
-        self._on_stage = on_stage
-
-    def step_began(self, step: str) -> None:
-        self._on_stage(Stage(step))

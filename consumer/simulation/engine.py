@@ -15,6 +15,7 @@ from consumer.engine.base import (
     SlotMade,
     SlotNotMade,
     SlotRequest,
+    StageListener,
     ignore_stage,
 )
 from consumer.simulation.traces import MEAN_S, PARALLEL_SHARE, SimulatedSlot
@@ -34,7 +35,7 @@ from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S, StageEstimat
 from vortex.orchestration.learning import Prior
 from vortex.orchestration.scheduler import UNLIMITED, SlotScheduler
 from vortex.rung import FULL, Rung
-from vortex.slot import SlotContext, SlotListener
+from vortex.slot import SlotContext
 from vortex.utils.clock import now_s
 
 # What a usual slot consists of: so much video that eleven times as much is still a slot, and takes
@@ -149,7 +150,7 @@ class SimulatedEngine:
             recipe=recipe,
             slot_id=request.slot_id,
             seed=request.seed,
-            listener=_StageListener(on_stage),
+            listener=StageListener(on_stage),
             admitted=True,
         )
         try:
@@ -198,14 +199,6 @@ class SimulatedEngine:
     async def stop(self) -> None:
         """Be down."""
         self._up = False
-
-
-class _StageListener(SlotListener):
-    def __init__(self, on_stage: OnStage) -> None:
-        self._on_stage = on_stage
-
-    def step_began(self, step: str) -> None:
-        self._on_stage(Stage(step))
 
 
 def usual_priors(scale: float = 1.0) -> dict[str, Prior]:

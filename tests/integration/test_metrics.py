@@ -7,7 +7,7 @@ import http.client
 import re
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -150,15 +150,22 @@ async def test_scraped_metrics_tell_what_the_worker_did_and_are_those_of_the_pag
         assert family.documentation == meaning, name
 
 
+def pushing(
+    lane: Lane, receiver: OtlpReceiver, **variables: str
+) -> AbstractAsyncContextManager[object]:
+    """Run a worker that pushes all its telemetry to the receiver."""
+    return run_command(
+        lane,
+        VORTEX__TELEMETRY__EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        **variables,
+    )
+
+
 async def test_otlp_receiver_gets_metrics_whose_exemplars_are_traces(make_lane: MakeLane) -> None:
     lane = await make_lane()
     with OtlpReceiver() as receiver:
-        async with run_command(
-            lane,
-            VORTEX__TELEMETRY__EXPORTER="otlp",
-            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
-            OTEL_METRIC_EXPORT_INTERVAL="200",
-        ):
+        async with pushing(lane, receiver, OTEL_METRIC_EXPORT_INTERVAL="200"):
             await emit_one_of_each(lane)
             await until(lambda: "vortex.slot.prediction.ratio" in receiver.metrics())
         # The last export is made at the end, and has everything.
@@ -181,12 +188,7 @@ async def test_otlp_receiver_gets_metrics_whose_exemplars_are_traces(make_lane: 
 async def test_exporter_variable_turns_pushed_metrics_off(make_lane: MakeLane) -> None:
     lane = await make_lane()
     with OtlpReceiver() as receiver:
-        async with run_command(
-            lane,
-            VORTEX__TELEMETRY__EXPORTER="otlp",
-            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
-            OTEL_METRICS_EXPORTER="none",
-        ):
+        async with pushing(lane, receiver, OTEL_METRICS_EXPORTER="none"):
             await emit_one_of_each(lane)
         assert receiver.spans()
         assert receiver.metrics() == {}
