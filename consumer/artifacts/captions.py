@@ -67,12 +67,13 @@ def as_timed_text(cue: Cue) -> bytes:
 
 def _short(word: TimedWord) -> Iterator[TimedWord]:
     """Divide a word that no line holds, and leave out what cannot be shown."""
-    text = "".join(letter for letter in word.text if letter.isprintable())
+    text = "".join(letter for letter in word.text if letter.isprintable()).strip()
     parts = [text[at : at + LINE_CHARS] for at in range(0, len(text), LINE_CHARS)]
     each_s = (word.end_s - word.start_s) / max(1, len(parts))
     for number, part in enumerate(parts):
         start_s = word.start_s + number * each_s
-        yield TimedWord(part, start_s, start_s + each_s)
+        if part.strip():
+            yield TimedWord(part, start_s, start_s + each_s)
 
 
 def _grouped(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import webvtt
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.artifacts.captions import LINE_CHARS, as_webvtt, cues_of
@@ -51,6 +51,8 @@ def track(path: Path) -> list[tuple[float, float, str]]:
     ),
     st.integers(1, 60),
 )
+@example(said=[(" ", 0.0)], fps=1)
+@example(said=[("a" * 37 + "\u00a0 ", 1.0), ("\n", 1.0)], fps=12)
 def test_cues_follow_each_other_in_lines_of_broadcast_length(
     said: list[tuple[str, float]], fps: int
 ) -> None:
