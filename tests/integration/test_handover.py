@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka.structs import RecordMetadata
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from consumer.emitter import TickEmitter
 from consumer.kafka.clients import make_plain_producer
 from consumer.results import DeadLetter, Result
 from consumer.worker import Worker
@@ -142,15 +143,29 @@ async def test_announced_partition_that_does_not_exist_costs_no_outcome(
     assert any(outcome.handed_over is not None for outcome in answered(results))
 
 
-async def test_trace_of_a_handed_over_tick_is_one(make_lane: MakeLane) -> None:
+async def test_trace_of_a_handed_over_tick_leads_over_both_workers(
+    make_lane: MakeLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    for module in ("consumer.worker", "consumer.dispatcher", "consumer.kafka.partition"):
+        monkeypatch.setattr(f"{module}.tracer", tracer)
     lane = await make_lane(handover=2)
     async with two_workers(lane):
-        emitted: list[RecordMetadata] = []
-        async with TickEmitter(lane.config) as emitter:
-            for number in range(7):
-                emitted.append(await emitter.emit(tick(number, deadline_s=5.0)))
+        with tracer.start_as_current_span("producer"):
+            await lane.emit([tick(number, deadline_s=5.0) for number in range(7)])
         results = await lane.outcomes(7)
-    assert any(outcome.handed_over is not None for outcome in answered(results))
+    topics = lane.config.topics
+    spans = {span.context.span_id: span for span in exporter.get_finished_spans() if span.context}
+    received = [span for span in spans.values() if span.name == f"process {topics.handover}"]
+    assert len(received) == sum(each.handed_over is not None for each in answered(results)) > 0
+    for span in received:
+        names = []
+        while span.parent is not None:
+            span = spans[span.parent.span_id]
+            names.append(span.name)
+        assert names == [f"send {topics.handover}", f"process {topics.ticks}", "producer"]
 
 
 async def test_worker_without_handover_serves_in_the_same_group(make_lane: MakeLane) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 
 from consumer.handover.announcing import LEAST_GAP_S, MOST_GAP_S, Announcer, Standing
 from consumer.simulation.virtual_time import run_in_virtual_time
