@@ -22,13 +22,25 @@ class TopicsConfig(Section):
     results: str = Field(pattern=TOPIC)
     dead_letter: str = Field(pattern=TOPIC)
     progress: str | None = Field(pattern=TOPIC)
+    handover: str | None = Field(pattern=TOPIC)
+    workers: str | None = Field(pattern=TOPIC)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The topics whose records each get one outcome."""
+        return (self.ticks,) if self.handover is None else (self.ticks, self.handover)
 
     @model_validator(mode="after")
     def _all_different(self) -> Self:
-        names = [self.ticks, self.results, self.dead_letter, self.progress]
-        used = [name for name in names if name is not None]
+        used = [name for name in self.model_dump().values() if name is not None]
         if len(set(used)) < len(used):
-            raise ValueError("ticks, results, dead_letter and progress must be different topics")
+            raise ValueError(f"{', '.join(self.model_fields)} must be different topics")
+        return self
+
+    @model_validator(mode="after")
+    def _handover_needs_announcements(self) -> Self:
+        if (self.handover is None) != (self.workers is None):
+            raise ValueError("handover and workers need each other; null in both: no handover")
         return self
 
 
@@ -110,6 +122,12 @@ class KafkaConfig(Section):
     def publish_timeout_s(self) -> float:
         """Seconds for one transaction: done before the client or the broker would give it up."""
         return 0.8 * min(self.request_timeout_s, self.transaction_timeout_s)
+
+    @model_validator(mode="after")
+    def _handover_is_a_transaction(self) -> Self:
+        if self.topics.handover is not None and self.delivery != "exactly-once":
+            raise ValueError(f"topics.handover needs delivery exactly-once, not {self.delivery}")
+        return self
 
     @model_validator(mode="after")
     def _request_outlasts_rebalance(self) -> Self:

@@ -20,18 +20,22 @@ def dead_letter(
     span: Span,
     context: Context,
     duplicate_of: int | None = None,
+    source: TickKey | None = None,
 ) -> Decision:
     """Return the decision to put a record among the dead letters, as it came.
 
     Key, value and headers are untouched; what was wrong is added in headers (KIP-1191's names).
     Only a header name that is not UTF-8 cannot be written as it is; its bytes are escaped.
     A topic that takes no record of this size gets the added headers alone, which say where it is.
-    A duplicate names the offset of the tick that it repeats.
+    A duplicate names the offset of the tick that it repeats. `source` is where the tick was read
+    first, if that was not here.
     """
-    described = _error_headers(record, reason, group_id, duplicate_of)
+    key = TickKey(record.topic, record.partition, record.offset)
+    source = source or key
+    described = _error_headers(source, reason, group_id, duplicate_of)
     too_large = f"{reason}; left out here, as the record is too large for {topic}"
     common: dict[str, Any] = {
-        "key": TickKey(record.topic, record.partition, record.offset),
+        "key": key,
         "topic": topic,
         "span": span,
         "context": context,
@@ -45,11 +49,11 @@ def dead_letter(
         record_key=record.key,
         value=record.value,
         headers=[*((escaped_name(name), value) for name, value in record.headers), *described],
-        smaller=Decision(
+        smaller=lambda: Decision(
             **common,
             record_key=None,
             value=None,
-            headers=_error_headers(record, too_large, group_id, duplicate_of),
+            headers=_error_headers(source, too_large, group_id, duplicate_of),
         ),
     )
 
@@ -60,12 +64,10 @@ def escaped_name(name: str) -> str:
 
 
 def _error_headers(
-    record: ConsumerRecord, reason: str, group_id: str, duplicate_of: int | None
+    source: TickKey, reason: str, group_id: str, duplicate_of: int | None
 ) -> list[tuple[str, bytes]]:
-    errors = {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
+    errors: dict[str, object] = {
+        **source._asdict(),
         "group": group_id,
         "message": reason,
     }

@@ -34,6 +34,14 @@ AFTER_LOOK_S = 0.001
 # So many plans are followed before the event loop may do something else.
 PLANS_AT_ONCE = 20
 
+# So many of the slots that the plan leaves out are offered to others at a time.
+MOST_OFFERED = 32
+LEFT_OUT = "the plan has no room for it"
+# A slot that is kept with little time to spare goes to a worker that has so much, of the usual time
+# from tick to deadline. docs/handover.md tells what that is worth.
+SPARE_SHARE = 15 / 45
+TIGHT = "the plan keeps it with little time to spare"
+
 # An engine that is lost while it starts is started again so often, then it counts as broken.
 MAX_STARTS = 3
 # A slot is not tried again after this many engines were lost with it.
@@ -46,6 +54,9 @@ MOST_AT_WORK = 2
 
 OnResult = Callable[[Job, EngineResult, float | None], None]
 OnJobStage = Callable[[Job, Stage], None]
+HandOver = Callable[[Job, float, float, str], bool]
+"""Asked to hand over a slot of so many seconds to a worker that has so many more to spare before
+its deadline, and told why; returns whether it was."""
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
@@ -82,6 +93,7 @@ class Dispatcher:
         engine: Engine,
         on_result: OnResult,
         on_stage: OnJobStage = lambda _job, _stage: None,
+        hand_over: HandOver | None = None,
     ) -> None:
         """Be ready to queue; `run` serves.
 
@@ -89,6 +101,7 @@ class Dispatcher:
             engine: makes the slots; not yet started.
             on_result: called once for every slot, with what came of it and when its work began.
             on_stage: called whenever a stage of a slot begins.
+            hand_over: called with slots that the plan leaves out; by default they stay here.
         """
         self._engine = engine
         self._planner: Planner[TickKey, Job] = Planner(
@@ -98,6 +111,7 @@ class Dispatcher:
         self._jobs: dict[TickKey, Job] = {}
         self._on_result = on_result
         self._on_stage = on_stage
+        self._hand_over = hand_over
         self._starting: asyncio.Task[None] | None = None
         # How long the engine last took to start; not known before the first time.
         self._start_s = 0.0
@@ -132,6 +146,17 @@ class Dispatcher:
     def usual_s(self) -> float:
         """Predicted seconds of a usual slot; 0 while nothing was measured."""
         return self._planner.expected.mean_s
+
+    @property
+    def load(self) -> float:
+        """Seconds of work that arrive in a second, as far as is known."""
+        return self._planner.expected.load(now_s())
+
+    @property
+    def free_in_s(self) -> float:
+        """Predicted seconds until all slots that the plan keeps are made."""
+        starting_s = 0.0 if self._engine.ready else max(0.0, self._ready_s - now_s())
+        return max(self.ahead_s, starting_s) + self._planner.kept_s
 
     @property
     def engine_ready(self) -> bool:
@@ -225,7 +250,10 @@ class Dispatcher:
             now = now_s()
             plan = self._planner.plan(now, self._free_s())
             for victim in plan.give_up:
-                self._refuse(self._jobs.pop(victim.key), victim.why)
+                job = self._jobs.pop(victim.key)
+                if not self._handed_over(job, self._lowest_s(job), victim.why):
+                    self._refuse(job, victim.why)
+            self._hand_over_what_others_can_do_better()
             look_s = plan.look_again_s
             if plan.start is not None:
                 self._begin(self._jobs.pop(plan.start.key), plan.start, now)
@@ -234,6 +262,38 @@ class Dispatcher:
         else:
             look_s = -math.inf  # there may be more
         return look_s
+
+    def _hand_over_what_others_can_do_better(self) -> None:
+        """Offer slots that the plan has no room for, and those with little time to spare."""
+        if self._hand_over is None:
+            return
+        for slot, seconds in self._planner.left_out(MOST_OFFERED):
+            # Where it cannot go, one of ours may, and leave it room.
+            for each in [(slot, seconds), *self._planner.in_its_way(slot.key, MOST_OFFERED)]:
+                if self._leaves(*each, LEFT_OUT):
+                    break
+        spare_s = SPARE_SHARE * self._planner.expected.offset_s
+        for slot, seconds in self._planner.tight(MOST_OFFERED):
+            self._leaves(slot, seconds, TIGHT, spare_s)
+
+    def _leaves(
+        self, slot: Waiting[TickKey, Job], seconds: float, why: str, spare_s: float = 0.0
+    ) -> bool:
+        """Hand a waiting slot over to a worker that would have so much time to spare."""
+        leaves = self._handed_over(slot.work, seconds, why, spare_s)
+        if leaves:
+            self._planner.remove(slot.key)
+            del self._jobs[slot.key]
+        return leaves
+
+    def _handed_over(self, job: Job, seconds: float, why: str, spare_s: float = 0.0) -> bool:
+        """Return whether another worker gets the slot, which may happen once to each."""
+        return (
+            self._hand_over is not None
+            and job.hop is None
+            and job.key not in self._losses_with
+            and self._hand_over(job, seconds, spare_s, why)
+        )
 
     @property
     def _busy(self) -> bool:
@@ -268,6 +328,9 @@ class Dispatcher:
         self._jobs[job.key] = job
         self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now_s())
         self._wake.set()
+
+    def _lowest_s(self, job: Job) -> float:
+        return self._needed_s(job, self._engine.ladder[-1])
 
     def _needed_s(self, job: Job, rung: Rung) -> float:
         """Return the predicted seconds; none while nothing was measured: the slot may be tried."""
@@ -360,7 +423,7 @@ class Dispatcher:
         """Tell whether a slot whose engine was lost can be made by the next one."""
         if self._losses_with[job.key] >= MAX_LOSSES_PER_SLOT:
             return False
-        return self._next_ready_s() + self._needed_s(job, self._engine.ladder[-1]) < job.deadline_s
+        return self._next_ready_s() + self._lowest_s(job) < job.deadline_s
 
     def _next_ready_s(self) -> float:
         """Return when an engine that is started now should be ready."""
@@ -374,7 +437,7 @@ def _backoff_s(losses: int) -> float:
 
 def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotRequest:
     return SlotRequest(
-        key=job.key,
+        key=job.source,
         slot_id=job.tick.slot_id,
         channel=job.tick.channel,
         recipe=job.recipe,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -59,6 +60,24 @@ class Arrival:
         return self.wall + timedelta(seconds=monotonic_s - self.monotonic_s)
 
 
+@dataclass(frozen=True)
+class Hop:
+    """How a tick came here from the worker that read it first."""
+
+    source: TickKey
+    """Where the tick was read first."""
+    worker: str
+    """Who handed it over."""
+    at: datetime
+    """When."""
+    why: str
+    """What that worker's plan said."""
+    arrived: datetime
+    """When that worker read it."""
+    emitted: datetime
+    """When it was written to Kafka first."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """A readable tick that waits for its outcome or is being made."""
@@ -76,6 +95,25 @@ class Job:
     """The tick's `process` span, open until the outcome is published."""
     context: Context
     """Holds `span`; parent of everything done for the tick."""
+    hop: Hop | None = None
+    """How it came here, if another worker has handed it over."""
+    record: ConsumerRecord | None = None
+    """What was read, where it may be handed over."""
+
+    @property
+    def arrived_s(self) -> float:
+        """When its tick was read first, in monotonic seconds; wherever that was, not after now."""
+        here_s = self.arrival.monotonic_s
+        return (
+            here_s
+            if self.hop is None
+            else min(here_s, self.arrival.to_monotonic_s(self.hop.arrived))
+        )
+
+    @property
+    def source(self) -> TickKey:
+        """Where the tick was read first: permanently identifies it to everybody."""
+        return self.key if self.hop is None else self.hop.source
 
     @classmethod
     def of(
@@ -86,12 +124,23 @@ class Job:
         span: Span,
         context: Context,
         timestamp_ms: int | None = None,
+        *,
+        hop: Hop | None = None,
+        record: ConsumerRecord | None = None,
     ) -> Job:
         """Make the job of a tick that has just arrived in a record with a timestamp."""
-        seed = slot_seed(tick.recipe, tick.slot_id, tick.channel)
-        deadline_s = arrival.to_monotonic_s(tick.deadline)
-        emitted_s = arrival.emitted_s(timestamp_ms)
-        return cls(key, tick, seed, arrival, emitted_s, deadline_s, span, context)
+        return cls(
+            key=key,
+            tick=tick,
+            seed=slot_seed(tick.recipe, tick.slot_id, tick.channel),
+            arrival=arrival,
+            emitted_s=arrival.emitted_s(timestamp_ms),
+            deadline_s=arrival.to_monotonic_s(tick.deadline),
+            span=span,
+            context=context,
+            hop=hop,
+            record=record,
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -125,10 +174,12 @@ class Decision:
     """Holds `span`."""
     carries_trace: bool = True
     """Whether the trace context goes into the headers; a dead letter keeps its own."""
-    smaller: Decision | None = None
-    """What is written instead if the topic refuses a record of this size."""
-    outcome: SlotComplete | DeadlineMissed | DeadLetterReason | None = None
-    """What was decided, for metrics."""
+    smaller: Callable[[], Decision] | None = None
+    """Makes what is written instead if the topic refuses a record of this size."""
+    outcome: SlotComplete | DeadlineMissed | DeadLetterReason | Hop | None = None
+    """What was decided, for metrics; a hop if the tick was handed over."""
+    partition: int | None = None
+    """Of the topic; None leaves it to the key."""
 
     def close(self) -> None:
         """End the tick's span, unless that was done: published, or no longer ours to publish."""

@@ -18,6 +18,7 @@ from consumer.telemetry.redaction import shorten
 from schemas import (
     Breakdown,
     DeadlineMissed,
+    HandedOver,
     MissReason,
     SlotComplete,
     TickSource,
@@ -68,7 +69,10 @@ class OutcomeWriter:
                 provenance=result.provenance,
             )
         else:
-            detail = result.detail[:MAX_DETAIL_CHARS]
+            detail = result.detail
+            if job.hop is not None:
+                detail = f"{detail}; {job.hop.worker} handed it over: {job.hop.why}"
+            detail = detail[:MAX_DETAIL_CHARS]
             event = DeadlineMissed(
                 **common,
                 reason=result.reason,
@@ -101,14 +105,13 @@ class OutcomeWriter:
     def _common(
         self, job: Job, times_ms: Mapping[str, float], started_s: float | None, decided_s: float
     ) -> dict[str, Any]:
-        arrived_s = job.arrival.monotonic_s
+        arrived_s = job.arrived_s
         queued_until_s = decided_s if started_s is None else started_s
         return {
             "slot_id": job.tick.slot_id,
             "channel": job.tick.channel,
-            "source": TickSource(
-                topic=job.key.topic, partition=job.key.partition, offset=job.key.offset
-            ),
+            "source": TickSource(**job.source._asdict()),
+            "handed_over": job.hop and HandedOver(worker=job.hop.worker, at=job.hop.at),
             "deadline": job.tick.deadline,
             "decided_at": job.arrival.to_wall(decided_s),
             "slack_ms": round((job.deadline_s - decided_s) * 1000, 3),
@@ -140,7 +143,7 @@ def _log(job: Job, event: SlotComplete | DeadlineMissed) -> None:
     fields: dict[str, Any] = {
         "slot_id": event.slot_id,
         "channel": event.channel,
-        **job.key._asdict(),
+        **job.source._asdict(),
         "slack_ms": event.slack_ms,
         "total_ms": event.breakdown.total_ms,
     }

@@ -51,7 +51,7 @@ class ProgressTeller:
         event = SlotProgress(
             slot_id=job.tick.slot_id,
             channel=job.tick.channel,
-            source=TickSource(**job.key._asdict()),
+            source=TickSource(**job.source._asdict()),
             deadline=job.tick.deadline,
             at=now,
             step=ProgressStep.ACCEPTED if stage is None else ProgressStep.STAGE_STARTED,

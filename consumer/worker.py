@@ -24,10 +24,13 @@ from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher
 from consumer.duplicates import RecentTicks, read_recent
-from consumer.engine.base import Engine, EngineResult, EngineStartError
+from consumer.engine.base import Engine, EngineResult, EngineStartError, SlotNotMade
 from consumer.engine.measured import MeasuredEngine
+from consumer.handover.announcing import Standing
+from consumer.handover.handover import USUAL, Handover
+from consumer.handover.hop import read_hop
 from consumer.intake import UnreadableTickError, read_tick
-from consumer.job import Arrival, Decision, Job, TickKey
+from consumer.job import Arrival, Decision, Hop, Job, TickKey
 from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.at_least_once import AtLeastOncePublisher
 from consumer.kafka.clients import (
@@ -46,7 +49,7 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.worker_metrics import WorkerMetrics, WorkerState
 from consumer.watched_tasks import WatchedTasks
-from schemas import SlotTick, Stage, WorkerInfo
+from schemas import MissReason, SlotTick, Stage, WorkerInfo
 
 if TYPE_CHECKING:
     from schemas.signing import TrustedKeys
@@ -114,6 +117,7 @@ class Worker:
         trusted: TrustedKeys | None = None,
         metrics: WorkerMetrics | None = None,
         slate: SlateConfig | None = None,
+        profile: str = "",
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -128,17 +132,27 @@ class Worker:
             trusted: the keys that may sign ticks; with none, ticks need no signature.
             metrics: counts and measures; by default nothing does.
             slate: what channels show instead of a missed slot.
+            profile: of the engine's models; slots are handed over to workers of the same one.
         """
         self._trusted = trusted
         self.worker_id = worker_id or default_worker_id()
         self._config = config
-        self._topic = config.topics.ticks
         self._metrics = metrics or WorkerMetrics()
         self._engine = MeasuredEngine(engine, self._metrics)
         info = worker_info(config, self.worker_id)
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
         self._on_progress = on_progress
-        self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)
+        self._handover = (
+            None
+            if config.topics.handover is None
+            else Handover(config, info, profile, self._standing_now)
+        )
+        self._dispatcher = Dispatcher(
+            self._engine,
+            self._on_result,
+            self._on_stage,
+            None if self._handover is None else self._hand_over,
+        )
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
@@ -201,7 +215,7 @@ class Worker:
         return WorkerState(
             waiting=waiting,
             lag={
-                partition.partition: count + len(self._partitions[partition].at_work())
+                partition: count + len(self._partitions[partition].at_work())
                 for partition, count in unread.items()
             },
             lag_s=self._dispatcher.ahead_s
@@ -272,13 +286,13 @@ class Worker:
         self._metrics.consumed(len(new))
         contexts = [propagation.extract(record.headers) for record in new]
         with tracer.start_as_current_span(
-            f"receive {self._topic}",
+            f"receive {partition.topic}",
             kind=SpanKind.CLIENT,
             links=[
                 Link(trace.get_current_span(context).get_span_context()) for context in contexts
             ],
             attributes=semconv.receive_attributes(
-                topic=self._topic,
+                topic=partition.topic,
                 group=self._config.group_id,
                 client_id=self.worker_id,
                 message_count=len(new),
@@ -290,7 +304,7 @@ class Worker:
 
     def _accept(self, record: ConsumerRecord, arrival: Arrival, parent: Context) -> None:
         span = tracer.start_span(
-            f"process {self._topic}",
+            f"process {record.topic}",
             context=parent,
             kind=SpanKind.CONSUMER,
             links=[Link(trace.get_current_span(parent).get_span_context())],
@@ -314,9 +328,12 @@ class Worker:
         """Submit the tick that a record holds, or put the record aside; the span is current."""
         key = TickKey(record.topic, record.partition, record.offset)
         fields = {"topic": key.topic, "partition": key.partition, "offset": key.offset}
+        hop = None
         try:
+            if key.topic != self._config.topics.ticks:
+                hop = read_hop(record)
             tick = read_tick(record, self._trusted)
-            job = Job.of(key, tick, arrival, span, context, record.timestamp)
+            job = self._job(record, tick, arrival, span, context, hop)
             first = self._first_of(tick, record)
         except Exception as error:
             expected = isinstance(error, UnreadableTickError)
@@ -327,7 +344,9 @@ class Worker:
                 extra={**fields, "reason": reason},
                 exc_info=None if expected else error,
             )
-            self._put_aside(record, reason, span, context)
+            self._put_aside(
+                record, reason, span, context, source=None if hop is None else hop.source
+            )
             return
         if first is not None:
             self._put_aside(record, self._duplicate(first), span, context, duplicate_of=first)
@@ -345,6 +364,27 @@ class Worker:
         )
         self._on_progress(job, None)
         self._dispatcher.submit(job)
+        self._note_change()
+
+    def _job(
+        self,
+        record: ConsumerRecord,
+        tick: SlotTick,
+        arrival: Arrival,
+        span: trace.Span,
+        context: Context,
+        hop: Hop | None,
+    ) -> Job:
+        return Job.of(
+            TickKey(record.topic, record.partition, record.offset),
+            tick,
+            arrival,
+            span,
+            context,
+            record.timestamp if hop is None else round(hop.emitted.timestamp() * 1000),
+            hop=hop,
+            record=record if self._handover is not None and hop is None else None,
+        )
 
     def _put_aside(
         self,
@@ -352,7 +392,9 @@ class Worker:
         reason: str,
         span: trace.Span,
         context: Context,
+        *,
         duplicate_of: int | None = None,
+        source: TickKey | None = None,
     ) -> None:
         """Have a dead letter published as the record's outcome."""
         self._publish(
@@ -364,6 +406,7 @@ class Worker:
                 span=span,
                 context=context,
                 duplicate_of=duplicate_of,
+                source=source,
             )
         )
 
@@ -384,7 +427,8 @@ class Worker:
 
     async def _look_back(self, partition: TopicPartition, point: CommitPoint) -> None:
         window_s = self._config.duplicate_window_s
-        if window_s > 0:
+        # A tick that was handed over was no duplicate where it was read.
+        if window_s > 0 and partition.topic == self._config.topics.ticks:
             self._recent[partition] = await read_recent(
                 self._consumer, partition, point.offset, window_s
             )
@@ -411,10 +455,55 @@ class Worker:
         if self._open_to_ticks:
             self._reader.wake()
 
+    # --- handover ---------------------------------------------------------------------------
+
+    def _standing_now(self) -> Standing:
+        """Return what the other workers are told; a worker that stops takes no slots."""
+        takes = self._dispatcher.engine_ready and not self._stop_requested.is_set()
+        return Standing(
+            free_in_s=self._dispatcher.free_in_s,
+            usual_s=self._engine.predict_s(USUAL) or 0.0,
+            load=self._dispatcher.load,
+            partitions=tuple(
+                sorted(
+                    each.partition
+                    for each, owner in self._partitions.items()
+                    if takes and owner.claimed and each.topic == self._config.topics.handover
+                )
+            ),
+        )
+
+    def _hand_over(self, job: Job, seconds: float, spare_s: float, why: str) -> bool:
+        if self._handover is None:
+            return False
+        usual_s = self._engine.predict_s(USUAL) or 0.0
+
+        def miss() -> Decision:
+            not_made = SlotNotMade(MissReason.PREDICTED, None, why, {})
+            return self._outcomes.write(job, not_made, None)
+
+        decision = self._handover.offer(job, seconds, spare_s, usual_s, why, miss)
+        if decision is None:
+            return False
+        self._publish(decision)
+        return True
+
+    def _on_stage(self, job: Job, stage: Stage) -> None:
+        self._on_progress(job, stage)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self._handover is not None:
+            self._handover.note_change()
+
     # --- outcomes ---------------------------------------------------------------------------
 
     def _on_result(self, job: Job, result: EngineResult, started_s: float | None) -> None:
+        given_up = isinstance(result, SlotNotMade) and result.reason is MissReason.PREDICTED
+        if self._handover is not None and given_up and started_s is None:
+            self._metrics.unplaced()
         self._publish(self._outcomes.write(job, result, started_s))
+        self._note_change()
 
     def _publish(self, decision: Decision) -> None:
         topic, partition, _ = decision.key
@@ -551,8 +640,13 @@ class Worker:
             "Worker started",
             extra={"delivery": self._config.delivery, "group": self._config.group_id},
         )
-        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._consumer.subscribe(list(self._config.topics.inputs), listener=_Listener(self))
         serving = self._watched.start("dispatcher", self._dispatcher.run())
+        telling = (
+            []
+            if self._handover is None
+            else [self._watched.start("announcements", self._handover.run())]
+        )
         polling = self._watched.start("poll loop", self._poll(), may_end=self._stop_requested)
         foreign = background_tasks(self._consumer)
         for task in foreign:
@@ -564,8 +658,9 @@ class Worker:
         finally:
             self._stop_requested.set()  # ends the poll loop; a poll itself is never cancelled
             self._watched.release(*foreign)
-            self._watched.cancel(serving)
-            await asyncio.wait({serving})
+            for task in (serving, *telling):
+                self._watched.cancel(task)
+            await asyncio.wait({serving, *telling}, timeout=STOP_TIMEOUT_S)
             await self._drain()
             await _within(STOP_TIMEOUT_S, polling)
             await self._reader.stop()

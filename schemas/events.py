@@ -239,6 +239,15 @@ class WorkerInfo(ContractModel):
     """What the worker guarantees: with at-least-once a tick may have several outcomes."""
 
 
+class HandedOver(ContractModel):
+    """How a tick came from the worker that read it to the one that decided it."""
+
+    worker: str
+    """Name of the worker that read the tick and handed it over."""
+    at: Moment
+    """When it did."""
+
+
 class _Outcome(ContractModel):
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this contract."""
@@ -254,6 +263,8 @@ class _Outcome(ContractModel):
     """When the outcome was decided."""
     slack_ms: float
     """Deadline minus decision; negative when the deadline had passed."""
+    handed_over: HandedOver | None = None
+    """How the tick came to the worker that decided; null if that one has read it itself."""
 
 
 class SlotComplete(_Outcome):
@@ -338,6 +349,34 @@ class SlotProgress(ContractModel):
     """When the slot should be stored; null before its first stage."""
     worker: WorkerInfo
     """Who makes it."""
+
+
+class WorkerAnnouncement(ContractModel):
+    """What a worker says of itself to the others, a few times a second at most.
+
+    A hint: slots are handed over by it, but no outcome depends on it.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this contract."""
+    type: Literal["worker-announcement"] = "worker-announcement"
+    """Tells it apart from other events."""
+    worker: WorkerInfo
+    """Who says it."""
+    at: Moment
+    """When."""
+    free_in_s: float = Field(ge=0)
+    """Seconds until the slots that it plans to make are made."""
+    usual_slot_s: float = Field(ge=0)
+    """Seconds that it takes for a slot of the recipe's defaults; 0 while nothing was measured."""
+    load: float = Field(ge=0)
+    """Seconds of work that arrive in a second, as it has learned."""
+    profile: str
+    """Its profile of models: another one makes another video."""
+    handover_partitions: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        max_length=1000, strict=False
+    )
+    """Which partitions of the topic of handovers it reads."""
 
 
 Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]

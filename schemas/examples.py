@@ -8,6 +8,7 @@ from schemas.events import (
     Artifact,
     Breakdown,
     DeadlineMissed,
+    HandedOver,
     Loudness,
     MissReason,
     ProgressStep,
@@ -19,6 +20,7 @@ from schemas.events import (
     Stage,
     TickSource,
     Verification,
+    WorkerAnnouncement,
     WorkerInfo,
 )
 from schemas.recipe import (
@@ -48,6 +50,27 @@ def example_events() -> dict[str, ContractModel]:
         "slot-tick.full": _full_tick(),
         "slot-complete": _complete(),
         "slot-progress": _progress(),
+        "worker-announcement": WorkerAnnouncement(
+            worker=_WORKER,
+            at=_EMITTED,
+            free_in_s=7.4,
+            usual_slot_s=11.8,
+            load=0.83,
+            profile="production",
+            handover_partitions=(2, 3),
+        ),
+        "deadline-missed.handed-over": _missed(
+            MissReason.PREDICTED,
+            None,
+            "4.210 s are left, and the slot needs 5.400 s; worker-1a2b handed it over: the plan has"
+            " no room for it",
+            Breakdown(queue_ms=40_790.0, total_ms=40_790.0),
+            decided_after_s=40.79,
+        ).model_copy(
+            update={
+                "handed_over": HandedOver(worker="worker-1a2b", at=_EMITTED + timedelta(seconds=12))
+            }
+        ),
         "deadline-missed.expired": _missed(
             MissReason.EXPIRED,
             None,

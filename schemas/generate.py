@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.events import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
+from schemas.events import DeadlineMissed, SlotComplete, SlotProgress, SlotTick, WorkerAnnouncement
 from schemas.examples import example_events
 from schemas.recipe import Recipe
 
@@ -29,6 +29,7 @@ _MODELS: dict[str, tuple[type[BaseModel], _Mode]] = {
     "slot-complete": (SlotComplete, "serialization"),
     "deadline-missed": (DeadlineMissed, "serialization"),
     "slot-progress": (SlotProgress, "serialization"),
+    "worker-announcement": (WorkerAnnouncement, "serialization"),
 }
 
 _CLOUD_EVENT_HEADERS = {
@@ -47,6 +48,17 @@ _TICK_HEADERS = {
     "vortex-signature": "Ed25519 over the value's bytes, where workers ask for it; see SECURITY.md",
     "vortex-replay-of": "The dead letter that an operator replayed, topic/partition@offset; workers"
     " ignore it",
+}
+_HANDOVER_HEADERS = {
+    **_TICK_HEADERS,
+    "vortex-handover-topic": "Topic of the tick, where it was read first",
+    "vortex-handover-partition": "Partition of the tick",
+    "vortex-handover-offset": "Offset of the tick",
+    "vortex-handover-arrived": "When it was read there, RFC 3339",
+    "vortex-handover-emitted": "When it was written to Kafka, RFC 3339",
+    "vortex-handover-worker": "The worker that handed it over",
+    "vortex-handover-at": "When, RFC 3339",
+    "vortex-handover-why": "What that worker's plan said",
 }
 _PROGRESS_HEADERS = {**_TRACE_HEADERS, "content-type": "application/json"}
 _DEAD_LETTER_HEADERS = {
@@ -122,6 +134,17 @@ def _asyncapi() -> dict[str, Any]:
                 "How slots come along, keyed by slot id; best effort, and only where configured",
                 ["slotProgress"],
             ),
+            "handover": _channel(
+                "slot.handover",
+                "Ticks that one worker leaves to another: key, value and headers as they came, and"
+                " only where configured. Nobody else needs to read it",
+                ["handedOver"],
+            ),
+            "workers": _channel(
+                "slot.workers",
+                "What workers say of themselves, keyed by their names, compacted; best effort",
+                ["workerAnnouncement"],
+            ),
             "deadLetter": _channel(
                 "slot.dead-letter",
                 "Ticks that cannot be read: key, value and headers as they came",
@@ -133,6 +156,10 @@ def _asyncapi() -> dict[str, Any]:
             "sendOutcome": _operation("send", "results"),
             "sendProgress": _operation("send", "progress"),
             "sendDeadLetter": _operation("send", "deadLetter"),
+            "sendHandover": _operation("send", "handover"),
+            "receiveHandover": _operation("receive", "handover"),
+            "sendAnnouncement": _operation("send", "workers"),
+            "receiveAnnouncement": _operation("receive", "workers"),
         },
         "components": {
             "messages": {
@@ -146,6 +173,12 @@ def _asyncapi() -> dict[str, Any]:
                     ["deadline-missed.expired", "deadline-missed.timeout"],
                 ),
                 "slotProgress": _message("SlotProgress", _PROGRESS_HEADERS, ["slot-progress"]),
+                "handedOver": _message(
+                    "SlotTick", _HANDOVER_HEADERS, ["slot-tick.minimal", "slot-tick.full"]
+                ),
+                "workerAnnouncement": _message(
+                    "WorkerAnnouncement", {}, ["worker-announcement"], key="The worker's name"
+                ),
                 "deadLetter": {
                     "title": "DeadLetter",
                     "contentType": "application/octet-stream",
@@ -171,14 +204,20 @@ def _operation(action: str, channel: str) -> dict[str, Any]:
     return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}}
 
 
-def _message(model: str, headers: dict[str, str], examples: list[str]) -> dict[str, Any]:
+def _message(
+    model: str,
+    headers: dict[str, str],
+    examples: list[str],
+    key: str = "The slot id, in decimal",
+) -> dict[str, Any]:
     events = example_events()
-    key = {"type": "string", "description": "The slot id, in decimal"}
     return {
         "title": model,
         "headers": _headers(headers),
         "payload": {"$ref": f"#/components/schemas/{model}"},
-        "bindings": {"kafka": {"key": key, "bindingVersion": "0.5.0"}},
+        "bindings": {
+            "kafka": {"key": {"type": "string", "description": key}, "bindingVersion": "0.5.0"}
+        },
         "examples": [
             {"name": name, "payload": events[name].model_dump(mode="json")} for name in examples
         ],

@@ -59,17 +59,28 @@ def status(directory: DirectoryOption = None) -> None:
 @app.command(name="create-topics")
 def create(
     config: ConfigOption = None,
-    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the ticks' topic.")] = 4,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Partitions of ticks, results and handovers.")
+    ] = 4,
     replication: Annotated[int, typer.Option(min=1, help="Copies of each partition.")] = 1,
 ) -> None:
     """Create the configured topics that do not exist."""
     kafka = load_config(config).kafka
     names = kafka.topics
     wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}
+    if names.progress is not None:
+        wanted[names.progress] = 1
+    if names.handover is not None and names.workers is not None:
+        wanted |= {names.handover: partitions, names.workers: 1}
 
     async def create_missing() -> None:
         admin = make_admin(kafka, client_id="vortex-kafka")
-        await create_topics(admin, wanted, replication_factor=replication)
+        await create_topics(
+            admin,
+            wanted,
+            replication_factor=replication,
+            compacted=[] if names.workers is None else [names.workers],
+        )
 
     asyncio.run(create_missing())
     console.print(f"topics are there: {', '.join(wanted)}", highlight=False)

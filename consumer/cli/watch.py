@@ -66,6 +66,8 @@ def describe(result: Result) -> str:
         where = escape(f"{at.topic}[{at.partition}]@{at.offset}")
         return f"[red]dead letter[/]      {where}  {escape(result.reason)}"
     slot = f"{result.channel}/{result.slot_id}"
+    if result.handed_over is not None:
+        slot += f" {escape(f'({result.handed_over.worker} → {result.worker.id})')}"
     if isinstance(result, SlotComplete):
         slack = f"{result.slack_ms / 1000:.1f} s early"
         return f"[green]slot-complete[/]    {slot}  {slack}  {escape(result.artifact.uri)}"

@@ -30,7 +30,10 @@ _OPERATIONS = {"Read": 1 << 3, "Write": 1 << 4}
 
 @dataclass(frozen=True)
 class Role:
-    """What a kind of client does with the topics, by their names in the configuration."""
+    """What a kind of client does with the topics, by their names in the configuration.
+
+    A topic that is null there is not used.
+    """
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -38,7 +41,11 @@ class Role:
     """Whether it joins the group and publishes in transactions."""
 
 
-WORKER = Role(reads=("ticks",), writes=("results", "dead_letter"), serves=True)
+WORKER = Role(
+    reads=("ticks", "handover", "workers"),
+    writes=("results", "dead_letter", "handover", "workers"),
+    serves=True,
+)
 PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
 CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter"))
@@ -117,22 +124,25 @@ async def _check_topics(
     client: AIOKafkaClient, config: KafkaConfig, role: Role
 ) -> tuple[list[Right], list[str]]:
     """Return the rights that are missing, and the topics."""
-    names: dict[str, str] = config.topics.model_dump()
-    wanted = {
-        names[topic]: Right(operation, "topic", names[topic], f"kafka.topics.{topic}")
-        for operation, topics in (("Read", role.reads), ("Write", role.writes))
-        for topic in topics
-    }
+    names: dict[str, str | None] = config.topics.model_dump()
+    wanted: dict[str, list[Right]] = {}
+    for operation, topics in (("Read", role.reads), ("Write", role.writes)):
+        for key in topics:
+            if (name := names[key]) is not None:
+                right = Right(operation, "topic", name, f"kafka.topics.{key}")
+                wanted.setdefault(name, []).append(right)
     node = client.get_random_node()  # may be one that is down; the caller tries again
     answer = await client.send(node, _DescribeTopics(list(wanted)))
     denied, missing = [], []
     for topic in answer.to_object()["topics"]:
-        error, right = for_code(topic["error_code"]), wanted[topic["topic"]]
+        error, rights = for_code(topic["error_code"]), wanted[topic["topic"]]
         allowed = topic["authorized_operations"]
         if error is UnknownTopicOrPartitionError:
-            missing.append(right.name)
-        elif error is TopicAuthorizationFailedError or not allowed & _OPERATIONS[right.operation]:
-            denied.append(right)
+            missing.append(topic["topic"])
+        elif error is TopicAuthorizationFailedError:
+            denied += rights
+        else:
+            denied += [right for right in rights if not allowed & _OPERATIONS[right.operation]]
     return denied, missing
 
 
@@ -161,25 +171,27 @@ class _Check:
 
 
 def _worker_checks(config: KafkaConfig) -> list[_Check]:
-    group, prefix = config.group_id, f"{config.group_id}/{config.topics.ticks}/"
-    transactional_id = f"{prefix}0"
-    checks = [
-        _Check(
-            CoordinationType.GROUP,
-            group,
-            HeartbeatRequest(group, -1, ""),
-            GroupAuthorizationFailedError,
-            Right("Read", "group", group, "kafka.group_id"),
-        ),
+    group = config.group_id
+    check_group = _Check(
+        CoordinationType.GROUP,
+        group,
+        HeartbeatRequest(group, -1, ""),
+        GroupAuthorizationFailedError,
+        Right("Read", "group", group, "kafka.group_id"),
+    )
+    if config.delivery != "exactly-once":
+        return [check_group]
+    prefixes = [f"{group}/{topic}/" for topic in config.topics.inputs]
+    return [check_group] + [
         _Check(
             CoordinationType.TRANSACTION,
-            transactional_id,
-            EndTxnRequest(transactional_id, -1, 0, transaction_result=False),
+            f"{prefix}0",
+            EndTxnRequest(f"{prefix}0", -1, 0, transaction_result=False),
             TransactionalIdAuthorizationFailed,
             Right("Write", "transactional-id", prefix, "as a prefix, from group and topic"),
-        ),
+        )
+        for prefix in prefixes
     ]
-    return checks if config.delivery == "exactly-once" else checks[:1]
 
 
 # aiokafka's own request ends at version 5; version 8 tells what a client may do with each topic.

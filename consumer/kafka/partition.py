@@ -341,7 +341,7 @@ class Partition:
                         extra={**self._fields, "offset": offset, "bytes": found_bytes},
                     )
                     continue
-                self._decided[offset] = decision.smaller
+                self._decided[offset] = decision.smaller()
                 self._failures = 0
                 logger.warning(
                     "Record is too large for its topic, and is written without its content",
@@ -379,4 +379,10 @@ class Partition:
 
 
 def _record(decision: Decision) -> OutgoingRecord:
-    return OutgoingRecord(decision.topic, decision.record_key, decision.value, decision.headers)
+    return OutgoingRecord(
+        decision.topic,
+        decision.record_key,
+        decision.value,
+        decision.headers,
+        decision.partition,
+    )

@@ -33,6 +33,8 @@ class OutgoingRecord:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+    partition: int | None = None
+    """Where it goes if the topic has this partition; else its key decides."""
 
     @property
     def size_bytes(self) -> int:
@@ -205,7 +207,11 @@ async def deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord])
     for index, record in enumerate(records):
         try:
             delivery = await producer.send(
-                record.topic, _value_of(record), record.key, headers=list(record.headers)
+                record.topic,
+                _value_of(record),
+                record.key,
+                partition=await _partition_of(producer, record),
+                headers=list(record.headers),
             )
         except MessageSizeTooLargeError as error:  # over the client's own limit
             await asyncio.gather(*deliveries, return_exceptions=True)
@@ -247,6 +253,14 @@ def _coordinator(producer: AIOKafkaProducer, kind: CoordinationType) -> int:
     if node is None:
         raise StaleClaimError(f"the {kind.name.lower()} coordinator changed during the claim")
     return int(node)
+
+
+async def _partition_of(producer: AIOKafkaProducer, record: OutgoingRecord) -> int | None:
+    if record.partition is None:
+        return None
+    # Who asked for it may be wrong; aiokafka would only assert.
+    known = await producer.partitions_for(record.topic)
+    return record.partition if record.partition in known else None
 
 
 def _value_of(record: OutgoingRecord) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -12,6 +12,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from consumer.kafka.clients import connecting
 
 POLL_S = 0.05
+_COMPACTED = {"cleanup.policy": "compact"}
 
 
 async def create_topics(
@@ -20,6 +21,7 @@ async def create_topics(
     *,
     replication_factor: int = 1,
     configs: Mapping[str, str] | None = None,
+    compacted: Collection[str] = (),
     timeout_s: float = 15.0,
 ) -> None:
     """Create the topics that do not exist yet, and wait until all their partitions have a leader.
@@ -30,6 +32,7 @@ async def create_topics(
             they are.
         replication_factor: copies of each partition.
         configs: topic settings such as `min.insync.replicas`, the same for all.
+        compacted: the topics that keep only the last record of each key.
         timeout_s: for all of it.
 
     Raises:
@@ -38,7 +41,12 @@ async def create_topics(
         TimeoutError: the topics are not ready after `timeout_s`.
     """
     topics = [
-        NewTopic(name, count, replication_factor, topic_configs=dict(configs or {}))
+        NewTopic(
+            name,
+            count,
+            replication_factor,
+            topic_configs={**(configs or {}), **(_COMPACTED if name in compacted else {})},
+        )
         for name, count in partitions.items()
     ]
     try:

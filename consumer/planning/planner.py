@@ -22,6 +22,8 @@ NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
 RESERVE_S = 25.0
 # Of the usual time from tick to deadline, where that is short: 25 s of 45 s.
 MOST_RESERVE_SHARE = 25 / 45
+# A slot is tight if so little of the usual time from tick to deadline is left at its end.
+TIGHT_SHARE = 10 / 45
 # A higher rung may cost so many slots that are expected.
 MOST_EXPECTED_LOST = 0.02
 # So many slots are given up in one plan, since somebody waits for it; the next one goes on.
@@ -126,6 +128,36 @@ class Planner(Generic[K, W]):
             self._until_rebuild = 0
             look_s = now_s
         return Plan(start, tuple(given_up), look_s)
+
+    def left_out(self, most: int) -> list[tuple[Waiting[K, W], float]]:
+        """Return slots that the last plan left out and still waits with, and their seconds."""
+        slots = (self._waiting[key] for key in islice(self._schedule.left_out(), most))
+        return [(slot, self._lowest_s(slot)) for slot in slots]
+
+    def in_its_way(self, key: K, most: int) -> list[tuple[Waiting[K, W], float]]:
+        """Return kept slots each of which would leave a left out one room, and their seconds."""
+        found = []
+        for entry in list(islice(self._schedule.kept(), most)):
+            if self._schedule.makes_room(entry.key, key, self._free_s):
+                slot = self._waiting[entry.key]
+                found.append((slot, self._lowest_s(slot)))
+        return found
+
+    def tight(self, most: int) -> list[tuple[Waiting[K, W], float]]:
+        """Return kept slots that are planned to end close to their deadline, and their seconds."""
+        end_s, found = self._free_s, []
+        reserve_s = TIGHT_SHARE * self.expected.offset_s
+        for entry in islice(self._schedule.kept(), most):
+            end_s += entry.seconds
+            slot = self._waiting[entry.key]
+            if end_s > slot.deadline_s - reserve_s:
+                found.append((slot, entry.seconds))
+        return found
+
+    @property
+    def kept_s(self) -> float:
+        """The seconds of all slots that the last plan keeps."""
+        return self._schedule.work_s()
 
     # --- the schedule -----------------------------------------------------------------------
 

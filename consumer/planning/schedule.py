@@ -174,6 +174,26 @@ class Schedule(Generic[K]):
                 keys.append(entry.key)
         return keys
 
+    def left_out(self) -> Iterator[K]:
+        """Iterate over the slots that are left out, roughly the shortest first."""
+        for _, _, entry in self._left_out:
+            if self._entries.get(entry.key) is entry:
+                yield entry.key
+
+    def makes_room(self, key: K, left_out: K, free_s: float) -> bool:
+        """Return whether a slot that is left out could be kept if a kept one were not here."""
+        leaving, coming = self._entries[key], self._entries[left_out]
+        self._set_kept(leaving, kept=False)
+        self._set_kept(coming, kept=True)
+        fits = self.reserve_s(free_s) >= 0
+        self._set_kept(coming, kept=False)
+        self._set_kept(leaving, kept=True)
+        return fits
+
+    def _set_kept(self, entry: Entry[K], *, kept: bool) -> None:
+        entry.kept = kept
+        self._bucket_of(entry).refresh()
+
     def is_kept(self, key: K) -> bool:
         """Return whether the slot is here and kept."""
         entry = self._entries.get(key)

@@ -59,7 +59,7 @@ class _Served:
         for slot in self._trace:
             if slot.arrived_s > now_s():
                 await asyncio.sleep(slot.arrived_s - now_s())
-            self._dispatcher.submit(_job(slot))
+            self._dispatcher.submit(job_of(slot))
 
     def _on_result(self, job: Job, result: EngineResult, started_s: float | None) -> None:
         number, run, moment_s = job.key.offset, self._run, now_s()
@@ -75,7 +75,7 @@ class _Served:
             self._all_decided.set()
 
 
-def _job(slot: SimulatedSlot) -> Job:
+def job_of(slot: SimulatedSlot) -> Job:
     """Return the job of a slot that arrives now; its key tells its number."""
     now = now_s()
     wall = _EPOCH + timedelta(seconds=now)

@@ -76,6 +76,18 @@ DEAD_LETTERS = Instrument(
     "Records put among the dead letters",
     (semconv.DEAD_LETTER_REASON,),
 )
+HANDED_OVER = Instrument(
+    "vortex.slot.handovers",
+    "counter",
+    "{slot}",
+    "Slots handed over to another worker, which decides them",
+)
+UNPLACED = Instrument(
+    "vortex.slot.unplaced",
+    "counter",
+    "{slot}",
+    "Slots given up before any work that no other worker had time for either; 0 without handover",
+)
 SLACK = Instrument(
     "vortex.slot.deadline.slack",
     "histogram",
@@ -131,7 +143,7 @@ PARTITION_LAG = Instrument(
     "gauge",
     "{slot}",
     "Ticks of a partition without a decision: unread, waiting, or being made",
-    (semconv.PARTITION_ID,),
+    (messaging.MESSAGING_DESTINATION_NAME, semconv.PARTITION_ID),
 )
 PREDICTED_LAG = Instrument(
     "vortex.lag.predicted",

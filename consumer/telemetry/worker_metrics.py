@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from aiokafka import TopicPartition
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
-from consumer.job import DeadLetterReason, Decision
+from consumer.job import DeadLetterReason, Decision, Hop
 from consumer.process_memory import memory_bytes
 from consumer.telemetry import instruments, semconv
 from schemas import DeadlineMissed, SlotComplete, Stage
@@ -27,7 +28,7 @@ class WorkerState:
 
     waiting: int
     """Slots in the queue."""
-    lag: Mapping[int, int]
+    lag: Mapping[TopicPartition, int]
     """Ticks without a decision, by partition; claimed partitions only."""
     lag_s: float
     """Predicted seconds until all of these would be made."""
@@ -70,6 +71,8 @@ class WorkerMetrics:
         self._state: WorkerState | None = None
         self._outcomes = instruments.OUTCOMES.counter(meter)
         self._dead_letters = instruments.DEAD_LETTERS.counter(meter)
+        self._handed_over = instruments.HANDED_OVER.counter(meter)
+        self._unplaced = instruments.UNPLACED.counter(meter)
         self._consumed = instruments.CONSUMED.counter(meter)
         self._starts = instruments.ENGINE_STARTS.counter(meter)
         self._losses = instruments.ENGINE_LOSSES.counter(meter)
@@ -82,7 +85,8 @@ class WorkerMetrics:
         self._actual = instruments.ACTUAL_DURATION.histogram(meter)
         self._ratio = instruments.PREDICTION_RATIO.histogram(meter)
         # A counter that begins with its first increment hides it from `increase()`.
-        self._losses.add(0)
+        for counter in (self._losses, self._handed_over, self._unplaced):
+            counter.add(0)
         for reason in DeadLetterReason:
             self._dead_letters.add(0, {semconv.DEAD_LETTER_REASON: reason.value})
         self._observe_state(meter)
@@ -102,10 +106,16 @@ class WorkerMetrics:
     def published(self, decision: Decision) -> None:
         """Count what was published for one tick."""
         match decision.outcome:
+            case Hop():
+                self._handed_over.add(1)
             case DeadLetterReason() as reason:
                 self._dead_letters.add(1, {semconv.DEAD_LETTER_REASON: reason.value})
             case SlotComplete() | DeadlineMissed() as event:
                 self._count(event, decision.context)
+
+    def unplaced(self) -> None:
+        """Count a slot that was given up, and that no other worker could have taken either."""
+        self._unplaced.add(1)
 
     def engine_started(self) -> None:
         """Count an engine that is started, whatever comes of it."""
@@ -167,7 +177,13 @@ class WorkerMetrics:
     def _lag(self, _: CallbackOptions) -> Iterable[Observation]:
         lag = {} if self._state is None else self._state.lag
         return [
-            Observation(slots, {semconv.PARTITION_ID: str(partition)})
+            Observation(
+                slots,
+                {
+                    messaging.MESSAGING_DESTINATION_NAME: partition.topic,
+                    semconv.PARTITION_ID: str(partition.partition),
+                },
+            )
             for partition, slots in lag.items()
         ]
 

@@ -45,14 +45,28 @@ def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopi
 
 @pytest.fixture
 def make_lane(kafka: EmbeddedKafka, make_topic: MakeTopic) -> MakeLane:
-    """Give `await make_lane(partitions=1, dead_letter=None)`; the latter are topic settings."""
+    """Give `await make_lane(partitions=1, dead_letter=None, handover=None)`.
 
-    async def make(partitions: int = 1, dead_letter: Mapping[str, str] | None = None) -> Lane:
+    `dead_letter` are settings of that topic; `handover` is the number of its partitions, None has
+    no handover.
+    """
+
+    async def make(
+        partitions: int = 1,
+        dead_letter: Mapping[str, str] | None = None,
+        handover: int | None = None,
+    ) -> Lane:
+        more = {}
+        if handover is not None:
+            compacted = {"cleanup.policy": "compact"}
+            more["handover"] = await make_topic("handover", handover)
+            more["workers"] = await make_topic("workers", configs=compacted)
         return Lane.of(
             kafka.bootstrap_servers,
             await make_topic("ticks", partitions),
             await make_topic("results"),
             await make_topic("dead-letter", configs=dead_letter),
+            **more,
         )
 
     return make

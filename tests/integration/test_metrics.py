@@ -103,7 +103,7 @@ async def test_scraped_metrics_tell_what_the_worker_did_and_are_those_of_the_pag
                 or len(families["vortex_slot_outcomes_total"].samples) < 2
                 or values(families["vortex_dead_letters_total"])["unreadable",] < 1
                 or "vortex_partition_lag" not in families
-                or values(families["vortex_partition_lag"]) != {("0",): 0}
+                or values(families["vortex_partition_lag"]) != {(lane.config.topics.ticks, "0"): 0}
             ):
                 await asyncio.sleep(0.1)
                 families = await scrape(address)

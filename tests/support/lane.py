@@ -56,9 +56,11 @@ class Lane:
     config: KafkaConfig
 
     @classmethod
-    def of(cls, bootstrap_servers: str, ticks: str, results: str, dead_letter: str) -> Lane:
-        """Return a lane over topics that exist."""
-        topics = {"ticks": ticks, "results": results, "dead_letter": dead_letter}
+    def of(
+        cls, bootstrap_servers: str, ticks: str, results: str, dead_letter: str, **more: str
+    ) -> Lane:
+        """Return a lane over topics that exist; `more` are those that may be null."""
+        topics = {"ticks": ticks, "results": results, "dead_letter": dead_letter, **more}
         packaged = WorkerConfig.load().kafka.model_dump()
         topics = packaged["topics"] | topics
         return cls(

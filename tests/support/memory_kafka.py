@@ -140,7 +140,7 @@ class Admin:
         self.asked += 1
         names = config.topics.model_dump()
         wanted = {names[topic] for topic in (*role.reads, *role.writes)}
-        return sorted(wanted - self.topics)
+        return sorted(name for name in wanted - self.topics if name is not None)
 
     async def close(self) -> None:
         self.closed = True

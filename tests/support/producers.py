@@ -71,6 +71,7 @@ class Producer:
         topic: str,
         value: bytes | None = None,
         key: bytes | None = None,
+        partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> asyncio.Future[object]:
         await self._call("send")

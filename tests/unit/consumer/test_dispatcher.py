@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consumer.dispatcher import Dispatcher
+from consumer.dispatcher import Dispatcher, HandOver
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -22,7 +22,7 @@ from consumer.engine.base import (
     SlotMade,
     SlotNotMade,
 )
-from consumer.job import Job
+from consumer.job import Hop, Job
 from consumer.planning.optimum import Known, most_on_time
 from consumer.planning.planner import MOST_GIVEN_UP
 from consumer.simulation.virtual_time import run_in_virtual_time
@@ -77,7 +77,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def serving(engine: Engine) -> AsyncIterator[Bench]:
+async def serving(engine: Engine, hand_over: HandOver | None = None) -> AsyncIterator[Bench]:
     """Run a dispatcher around the engine until the block ends."""
     decided: dict[int, Decided] = {}
 
@@ -85,7 +85,7 @@ async def serving(engine: Engine) -> AsyncIterator[Bench]:
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
-    bench = Bench(Dispatcher(engine, decide), decided)
+    bench = Bench(Dispatcher(engine, decide, hand_over=hand_over), decided)
     bench.serving = asyncio.create_task(bench.dispatcher.run())
     try:
         yield bench
@@ -716,3 +716,85 @@ async def test_end_stops_the_running_slot_undecided_and_then_the_engine() -> Non
     assert not engine.up
     assert bench.decided == {}
     assert bench.serving.cancelled()
+
+
+# Handing over
+
+
+class Neighbour:
+    """Takes every slot that it is offered, but for those that a test names."""
+
+    def __init__(self, *refused: int) -> None:
+        self.refused = set(refused)
+        self.taken: list[int] = []
+        self.asked: list[int] = []
+
+    def take(self, one: Job, seconds: float, spare_s: float, why: str) -> bool:
+        slot_id = one.tick.slot_id
+        self.asked.append(slot_id)
+        if slot_id in self.refused:
+            return False
+        self.taken.append(slot_id)
+        return True
+
+
+def handed_over(slot_id: int, deadline_in_s: float) -> Job:
+    """Return the job of a tick that another worker has read."""
+    own = job(slot_id, deadline_in_s=deadline_in_s)
+    hop = Hop(own.key, "other", own.arrival.wall, "no room", own.arrival.wall, own.arrival.wall)
+    return dataclasses.replace(own, hop=hop)
+
+
+async def test_slots_beyond_this_workers_time_are_handed_over_and_not_decided() -> None:
+    engine = ScriptedEngine(default=held(), predicted_s=10.0)
+    neighbour = Neighbour()
+    async with serving(engine, neighbour.take) as bench:
+        bench.submit(*(job(slot_id, deadline_in_s=25.0) for slot_id in range(5)))
+        await bench.until(lambda: len(neighbour.taken) >= 3)
+        assert len(set(neighbour.taken)) == len(neighbour.taken)
+        assert engine.started
+        assert engine.started[0] not in neighbour.taken
+        assert bench.dispatcher.waiting == 5 - 1 - len(neighbour.taken)
+        assert bench.decided == {}
+
+
+async def test_slot_that_nobody_takes_is_answered_here() -> None:
+    engine = ScriptedEngine(default=held(), predicted_s=10.0)
+    async with serving(engine, Neighbour(2).take) as bench:
+        bench.submit(job(1, deadline_in_s=15.0), job(2, deadline_in_s=5.0))
+        [missed] = await bench.until_decided(2)
+        assert missed.reason is MissReason.PREDICTED
+        assert engine.started == [1]
+
+
+async def test_slot_that_was_handed_over_once_is_answered_here() -> None:
+    engine = ScriptedEngine(default=held(), predicted_s=10.0)
+    neighbour = Neighbour()
+    async with serving(engine, neighbour.take) as bench:
+        bench.submit(job(1, deadline_in_s=15.0), handed_over(2, deadline_in_s=5.0))
+        await bench.until_decided(2)
+        assert 2 not in neighbour.asked
+
+
+async def test_own_slot_goes_where_one_that_came_from_elsewhere_could_not() -> None:
+    engine = ScriptedEngine(default=held(), predicted_s=10.0)
+    neighbour = Neighbour()
+    async with serving(engine, neighbour.take) as bench:
+        await bench.until(lambda: engine.up)
+        bench.submit(job(1, deadline_in_s=11.0))
+        await bench.until(lambda: engine.started == [1])
+        bench.submit(handed_over(2, deadline_in_s=25.0), job(3, deadline_in_s=25.0))
+        await bench.until(lambda: neighbour.taken == [3])
+        await asyncio.sleep(0.05)
+        assert bench.dispatcher.waiting == 1
+        assert bench.decided == {}
+
+
+async def test_slot_with_plenty_of_time_stays() -> None:
+    engine = ScriptedEngine(default=held(), predicted_s=1.0)
+    neighbour = Neighbour()
+    async with serving(engine, neighbour.take) as bench:
+        bench.submit(*(job(slot_id, deadline_in_s=45.0) for slot_id in range(5)))
+        await bench.until(lambda: bool(engine.started))
+        await asyncio.sleep(0.1)
+        assert neighbour.asked == []

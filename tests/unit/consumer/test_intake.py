@@ -95,8 +95,8 @@ def test_dead_letter_is_the_record_as_it_came(key: bytes | None, value: bytes | 
 
 def test_smaller_dead_letter_says_what_and_where_the_record_is() -> None:
     decision = letter(record(b"x" * 100, headers=[("big", b"x" * 100)]), "far too long")
-    smaller = decision.smaller
-    assert smaller is not None
+    assert decision.smaller is not None
+    smaller = decision.smaller()
     assert (smaller.key, smaller.topic) == (decision.key, "dead")
     assert (smaller.record_key, smaller.value, smaller.smaller) == (None, None, None)
     reason = "far too long; left out here, as the record is too large for dead"

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 import schemas
-from schemas import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
+from schemas import DeadlineMissed, SlotComplete, SlotProgress, SlotTick, WorkerAnnouncement
 from schemas.generate import check, generate
 
 COMMITTED = Path(schemas.__file__).parent
@@ -20,6 +20,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "slot-complete": SlotComplete,
     "deadline-missed": DeadlineMissed,
     "slot-progress": SlotProgress,
+    "worker-announcement": WorkerAnnouncement,
 }
 SCHEMAS = sorted(COMMITTED.glob("json/*.json"))
 EXAMPLES = sorted(COMMITTED.glob("examples/*.json"))

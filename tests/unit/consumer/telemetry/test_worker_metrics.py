@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,7 +26,7 @@ from tests.support.jobs import job
 WRITER = OutcomeWriter("slot.results", "group", WorkerInfo(id="w", version="0"))
 STATE = WorkerState(
     waiting=3,
-    lag={0: 5, 4: 1},
+    lag={TopicPartition("slot.ticks", 0): 5, TopicPartition("slot.ticks", 4): 1},
     lag_s=12.5,
     assigned=2,
     standing=1,
@@ -141,7 +142,10 @@ def test_state_is_exported_as_it_was_told_last() -> None:
     exported = Exported(engine_memory_limit_gb=1.5)
     assert "vortex.queue.depth" not in exported.points()
     exported.metrics.tell(STATE)
-    assert exported.values("vortex.partition.lag") == {("0",): 5, ("4",): 1}
+    assert exported.values("vortex.partition.lag") == {
+        ("slot.ticks", "0"): 5,
+        ("slot.ticks", "4"): 1,
+    }
     single = {
         "vortex.queue.depth": 3,
         "vortex.lag.predicted": 12.5,
