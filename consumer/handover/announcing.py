@@ -190,7 +190,7 @@ async def _persistently(work: Callable[[], Awaitable[None]], complaint: str, top
     while True:
         try:
             await work()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - hints must not cost the worker
             if not warned:
                 logger.warning(
                     complaint, extra={"topic": topic, "reason": str(error) or repr(error)}

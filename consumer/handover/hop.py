@@ -16,6 +16,7 @@ from schemas.describe import describe_validation_error
 
 PREFIX = "vortex-handover-"
 MAX_WHY_CHARS = 500
+MAX_NAME_CHARS = 200
 
 
 class _Headers(BaseModel):
@@ -28,9 +29,9 @@ class _Headers(BaseModel):
     offset: int = Field(ge=0)
     arrived: AwareDatetime
     emitted: AwareDatetime
-    worker: str = Field(min_length=1)
+    worker: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
     at: AwareDatetime
-    why: str
+    why: str = Field(max_length=MAX_WHY_CHARS)
 
 
 def hand_over(
@@ -51,7 +52,7 @@ def hand_over(
         **hop.source._asdict(),
         arrived=hop.arrived,
         emitted=hop.emitted,
-        worker=hop.worker,
+        worker=hop.worker[:MAX_NAME_CHARS],
         at=hop.at,
         why=hop.why[:MAX_WHY_CHARS],
     )

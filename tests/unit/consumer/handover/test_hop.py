@@ -68,6 +68,13 @@ def test_record_that_no_worker_wrote_is_refused_by_header(name: str, value: byte
         read_hop(record(decision.value, headers=forged))
 
 
+def test_long_names_and_reasons_are_cut_where_they_are_written() -> None:
+    waiting, hop, _ = handed()
+    long = replace(hop, worker="w" * 1000, why="y" * 5000)
+    decision = hand_over(waiting, long, topic="slot.handover", partition=2, instead=never)
+    assert (len(arriving(decision).worker), len(arriving(decision).why)) == (200, 500)
+
+
 def test_record_without_any_of_the_headers_is_refused() -> None:
     with pytest.raises(UnreadableTickError, match="not handed over by a worker"):
         read_hop(record(tick_json()))
