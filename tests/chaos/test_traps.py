@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -31,7 +32,7 @@ from consumer.kafka.topics import create_topics
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
 from tests.support.proxied_kafka import ProxiedKafka
-from tests.support.proxy import END_TXN, PRODUCE, TXN_OFFSET_COMMIT
+from tests.support.proxy import END_TXN, OFFSET_FETCH, PRODUCE, TXN_OFFSET_COMMIT
 from tests.support.waiting import until
 from tests.support.worker_process import worker_process
 
@@ -46,6 +47,8 @@ PATIENT = {"request_timeout_s": 40.0, "transaction_timeout_s": 40.0}
 """Limits of a worker that does not give up what a test holds back."""
 MUST_NOT_COME_S = 4.0
 """How long to wait for a second outcome."""
+LOOKUP_S = 1.0
+"""Some rounds of aiokafka's fetcher, which looks every 0.2 s for what it could do."""
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,48 @@ async def test_rebalance_during_publishing_gives_one_outcome_each_and_holds_up_n
     assert_one_outcome_each(results, emitted)
 
 
+async def test_leader_that_moves_while_nobody_says_what_is_committed_does_not_end_the_worker(
+    brokers: ProxiedKafka,
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_lookups(api_key: int) -> bool:
+        if api_key == OFFSET_FETCH:
+            asked.set()
+            await go_on.wait()
+        return True
+
+    async with through_proxies(brokers, "unclaimed") as lane:
+        direct = brokers.kafka.bootstrap_servers
+        partition = TopicPartition(lane.config.topics.ticks, 0)  # nothing was ever committed for it
+        leader = await leader_of(direct, partition)
+        group = await group_coordinated_elsewhere(direct, leader)
+        # Requests behind a held one wait as well, heartbeats among them.
+        limits = PATIENT | {"session_timeout_s": 40.0, "group_id": group}
+        for proxy in brokers.proxies:
+            proxy.before_request = hold_lookups
+        async with lane.worker(ScriptedEngine(), "a", **limits) as worker:
+            await asyncio.wait_for(asked.wait(), 30)
+            await asyncio.to_thread(brokers.kafka.kill_node, leader)
+            try:
+                client = worker._consumer._client
+                async with asyncio.timeout(30):
+                    while client.cluster.leader_for_partition(partition) in (leader, -1, None):
+                        await client.force_metadata_update()
+                        await asyncio.sleep(0.1)
+                await asyncio.sleep(LOOKUP_S)
+                go_on.set()
+                await until(lambda: worker.accepting)
+            finally:
+                go_on.set()
+                await asyncio.to_thread(brokers.kafka.restart_node, leader)
+            emitted = await Lane(lane.config.model_copy(update={"bootstrap_servers": direct})).emit(
+                [tick(1)]
+            )
+            results = await lane.outcomes(1)
+    assert_one_outcome_each(results, emitted)
+
+
 async def test_topic_that_refuses_in_mid_transaction_costs_no_outcome_and_doubles_none() -> None:
     brokers = ProxiedKafka(settings=AUTHORIZER)
     produced = itertools.count(1)
@@ -266,6 +311,25 @@ def written_to_by_nobody(kafka: EmbeddedKafka, topic: str) -> Iterator[None]:
         deletions = admin.delete_acls([AclBindingFilter(*rule) for rule in rules])
         for deleted in deletions.values():
             deleted.result(ANSWER_TIMEOUT_S)
+
+
+async def leader_of(servers: str, partition: TopicPartition) -> int:
+    client = AIOKafkaClient(bootstrap_servers=servers)
+    await client.bootstrap()
+    try:
+        await client.set_topics([partition.topic])
+        return int(client.cluster.leader_for_partition(partition))
+    finally:
+        await client.close()
+
+
+async def group_coordinated_elsewhere(servers: str, node: int) -> str:
+    """Return the name of a group that another node coordinates."""
+    for attempt in range(100):
+        group = f"elsewhere-{attempt}"
+        if await coordinator_of(servers, CoordinationType.GROUP, group) != node:
+            return group
+    raise AssertionError("one node coordinates every group")
 
 
 async def coordinator_of(servers: str, kind: CoordinationType, key: str) -> int:

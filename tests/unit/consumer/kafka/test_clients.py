@@ -5,10 +5,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
 from consumer.config import KafkaConfig, WorkerConfig
-from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin
+from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin, make_consumer
 from vortex.config import ConfigError
 
 
@@ -47,3 +48,19 @@ async def test_unusable_ca_file_is_a_wrong_configuration(
     kafka["security"] |= {"protocol": "SSL", "ca_file": path}
     with pytest.raises(ConfigError, match=r"kafka\.security\.ca_file: .*ca\.pem cannot be used"):
         make_admin(KafkaConfig.model_validate(kafka), client_id="test")
+
+
+async def test_every_assignment_is_paused_and_leaves_the_client_no_position_to_look_up() -> None:
+    config = WorkerConfig.load().kafka
+    ticks = {TopicPartition(config.topics.ticks, number) for number in range(3)}
+    consumer = make_consumer(config, client_id="test")
+    try:
+        consumer.subscribe([config.topics.ticks])
+        for assigned in (ticks, ticks):  # nothing is kept across a rebalance
+            consumer._subscription.assign_from_subscribed(assigned)
+            assignment = consumer._subscription.subscription.assignment
+            assert all(assignment.state_value(each).has_valid_position for each in assigned)
+            assert consumer.paused() == assigned
+            consumer.resume(*assigned)
+    finally:
+        await consumer.stop()
