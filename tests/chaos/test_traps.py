@@ -336,8 +336,12 @@ async def coordinator_of(servers: str, kind: CoordinationType, key: str) -> int:
     client = AIOKafkaClient(bootstrap_servers=servers)
     await client.bootstrap()
     try:
-        answer = await client.send(client.get_random_node(), FindCoordinatorRequest(key, kind))
-        assert answer.error_code == 0
-        return int(answer.coordinator_id)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            while True:
+                node = client.get_random_node()
+                answer = await client.send(node, FindCoordinatorRequest(key, kind))
+                if answer.error_code == 0:
+                    return int(answer.coordinator_id)
+                await asyncio.sleep(0.2)  # its log is being created
     finally:
         await client.close()
