@@ -740,6 +740,7 @@ async def _within(timeout_s: float, task: asyncio.Task[None]) -> None:
 async def _bounded(what: str, stopping: Awaitable[None]) -> None:
     """Let something stop within a time limit."""
     try:
-        await asyncio.wait_for(stopping, STOP_TIMEOUT_S)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await stopping
     except Exception as error:  # noqa: BLE001 - the others are stopped in any case
         logger.warning("Did not stop cleanly", extra={"what": what, "reason": repr(error)})

@@ -56,7 +56,8 @@ class ChildProcess:
         """Cut the line, at which the process ends by itself, and wait for that so long."""
         self.line.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
 
     async def kill(self) -> None:
         """Kill the process and all that it started.
@@ -65,13 +66,15 @@ class ChildProcess:
             TimeoutError: the kernel does not let go of it.
         """
         self.send_kill()
-        await asyncio.wait_for(self._process.wait(), KILL_TIMEOUT_S)
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            await self._process.wait()
         self.line.close()
 
     async def end(self) -> str:
         """Wait for the end of a process that has cut its line; say how it ended."""
         try:
-            code = await asyncio.wait_for(self._process.wait(), KILL_TIMEOUT_S)
+            async with asyncio.timeout(KILL_TIMEOUT_S):
+                code = await self._process.wait()
         except TimeoutError:
             self.send_kill()
             return "it closed its line and went on"

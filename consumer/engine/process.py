@@ -110,7 +110,8 @@ class ProcessEngine:
         self._listening = asyncio.create_task(self._listen(self._child))
         self._child.line.send(Load(without_secrets_of_kafka(self._config)))
         try:
-            await asyncio.wait_for(self._started, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._started
         except TimeoutError:
             await self._child.kill()
             raise EngineLostError(

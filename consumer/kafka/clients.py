@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
@@ -96,9 +97,33 @@ def background_tasks(consumer: AIOKafkaConsumer) -> list[asyncio.Task[None]]:
     return list(tasks.values())
 
 
+class _UnclaimedAtFirst(SubscriptionState):  # type: ignore[misc] # aiokafka ships no types
+    """The group's assignment, every partition of which is paused at first and has a position.
+
+    aiokafka's fetcher looks up the committed offset of any partition without a position, paused or
+    not. If there is none, it keeps an error for the next poll. Its lookups are one for each leader
+    at a time, not one for each partition: if the partition's leader changes while the group's
+    coordinator keeps it waiting, there are two. They end together, and the second stumbles over the
+    error that the first has kept (the assertion of `Fetcher._set_error`), which ends the fetcher.
+    It also takes a coordinator's refusal to answer for an answer that nothing is committed.
+
+    With a position there is no lookup. Its value does not matter: nothing is fetched from
+    a paused partition, no position is ever committed, and the claim seeks.
+    """
+
+    def assign_from_subscribed(self, assignment: set[TopicPartition]) -> None:
+        super().assign_from_subscribed(assignment)
+        for partition in assignment:
+            self.pause(partition)
+            self.seek(partition, 0)
+
+
 def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
-    """Return a consumer of ticks that commits nothing by itself, not yet started."""
-    return AIOKafkaConsumer(
+    """Return a consumer of ticks, not yet started.
+
+    It commits nothing by itself, and reads no partition before that has been sought and resumed.
+    """
+    consumer = AIOKafkaConsumer(
         **_connection(config, client_id, config.request_timeout_s),
         group_id=config.group_id,
         group_instance_id=config.group_instance_id,
@@ -113,6 +138,8 @@ def make_consumer(config: KafkaConfig, *, client_id: str) -> AIOKafkaConsumer:
         rebalance_timeout_ms=_ms(config.rebalance_timeout_s),
         metadata_max_age_ms=30_000,
     )
+    consumer._subscription = _UnclaimedAtFirst()
+    return consumer
 
 
 def make_producer(

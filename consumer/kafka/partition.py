@@ -350,13 +350,15 @@ class Partition:
         self._one_at_a_time = not error.refused
 
     async def _leave_producer(self, error: Exception) -> None:
-        """Stop using the producer after an error, before the partition is claimed again."""
+        """Stop using the producer after an error, before the partition is claimed again.
+
+        The next claim lets go of it, or the end of this task, which ends its transaction as well.
+        """
         self._reading = False
         logger.warning(
             "Transaction failed or in doubt; looking at what is committed",
             extra={**self._fields, "reason": repr(error), "decisions": len(self._decided)},
         )
-        await self._publisher.stop()
         # What fails again and again must not keep the brokers busy.
         await asyncio.sleep(min(FIRST_BACKOFF_S * (2 ** min(self._failures, 8) - 1), MAX_BACKOFF_S))
         self._failures += 1

@@ -10,8 +10,18 @@ from typing import Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup, CoordinationType
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, for_code
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidTxnState,
+    KafkaError,
+    MessageSizeTooLargeError,
+    NoError,
+    ProducerFenced,
+    for_code,
+)
+from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
@@ -21,6 +31,11 @@ from consumer.kafka.done_map import decode_done
 from consumer.kafka.ledger import CommitPoint
 
 STOP_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 3.0
+"""How long a producer that is let go may take to end its transaction."""
+
+_NOTHING_OPEN = (InvalidTxnState, InvalidProducerEpoch, ProducerFenced)
+"""How an end is refused where there is no transaction, or where the next owner has ended it."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +125,8 @@ class TransactionalPublisher:
             StaleClaimError: a coordinator changed meanwhile.
             DoneMapError: the committed metadata is of a version that is not known.
         """
-        await self.stop()
+        # Its transaction is ended by the new producer's start, if it is still open.
+        await self._let_go()
         group, (topic, partition) = self._config.group_id, self._partition
         self._producer = make_producer(
             self._config,
@@ -146,7 +162,16 @@ class TransactionalPublisher:
             await producer.commit_transaction()
 
     async def stop(self) -> None:
-        """Let go of the producer, whatever state it is in; takes a few seconds at most."""
+        """Let go of the producer, whatever state it is in; takes a few seconds at most.
+
+        A transaction that it is in the middle of is ended, if the coordinator answers: left open,
+        it would hold up the readers of its topics until the next claim, or until its time limit.
+        """
+        if self._producer is not None:
+            await _end_transaction(self._producer)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             await stop_producer(producer)
@@ -190,10 +215,12 @@ class TransactionalPublisher:
 async def stop_producer(producer: AIOKafkaProducer) -> None:
     """Stop a producer, whatever state it is in; takes a few seconds at most."""
     try:
-        await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.stop()
     except (TimeoutError, KafkaError) as error:
         logger.warning("Producer did not stop cleanly", extra={"reason": repr(error)})
-        await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.client.close()
 
 
 async def deliver(producer: AIOKafkaProducer, records: Sequence[OutgoingRecord]) -> None:
@@ -237,6 +264,47 @@ async def _begin_transaction(producer: AIOKafkaProducer) -> None:
     """
     await producer.begin_transaction()
     producer._txn_manager.wait_for_transaction_end().add_done_callback(_retrieve)
+
+
+async def _end_transaction(producer: AIOKafkaProducer) -> None:
+    """Abort the transaction that a producer is in, or wait for its end if that is under way."""
+    transactions = producer._txn_manager
+    try:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            match transactions.state:
+                case TransactionState.IN_TRANSACTION:
+                    await producer.abort_transaction()
+                case (
+                    TransactionState.COMMITTING_TRANSACTION | TransactionState.ABORTING_TRANSACTION
+                ):
+                    await asyncio.shield(transactions.wait_for_transaction_end())
+                case TransactionState.ABORTABLE_ERROR | TransactionState.FATAL_ERROR:
+                    await _abort_forgotten(producer)
+    except _NOTHING_OPEN:
+        pass
+    except (TimeoutError, KafkaError) as error:
+        logger.warning(
+            "Transaction not ended; the broker aborts it at its time limit",
+            extra={"transactional_id": transactions.transactional_id, "reason": repr(error)},
+        )
+
+
+async def _abort_forgotten(producer: AIOKafkaProducer) -> None:
+    """Abort a transaction after an error, over which aiokafka forgets what belongs to it.
+
+    Its own abort takes such a transaction for an empty one, and sends nothing.
+    """
+    transactions = producer._txn_manager
+    transactional_id = transactions.transactional_id
+    answer = await producer.client.send(
+        await producer.client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id),
+        EndTxnRequest(
+            transactional_id, transactions.producer_id, transactions.producer_epoch, False
+        ),
+        group=ConnectionGroup.COORDINATION,
+    )
+    if (error := for_code(answer.error_code)) is not NoError:
+        raise error
 
 
 def _retrieve(done: asyncio.Future[None]) -> None:

@@ -163,8 +163,18 @@ class Fleet:
         return tuple(worker.id for worker in self)
 
     async def stop(self) -> None:
-        """End all of them with SIGTERM, at once."""
-        await asyncio.gather(*(worker.stop() for worker in self))
+        """End all of them with SIGTERM, at once; returns or raises once all have ended.
+
+        Raises:
+            WorkerStopError: some did not end as they were told to.
+        """
+        ends = await asyncio.gather(*(worker.stop() for worker in self), return_exceptions=True)
+        errors = [end for end in ends if end is not None]
+        for error in errors:
+            if not isinstance(error, WorkerStopError):
+                raise error
+        if errors:
+            raise WorkerStopError("; ".join(map(str, errors)))
 
     def _kill_all(self) -> None:
         for worker in self:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -41,6 +41,11 @@ SERVING_TIMEOUT_S = 120.0
 """After the last fault every worker serves again within this."""
 SETTLE_TIMEOUT_S = 120.0
 """After the last tick everything has its outcome within this."""
+ABORT_DELAY_S = 5.0
+"""How long after a transaction's time limit the brokers have aborted it for certain.
+
+They look every second (`transaction.abort.timed.out.transaction.cleanup.interval.ms`).
+"""
 OBSERVE_S = 1.0
 SUPERVISE_S = 0.2
 MAX_STORIES = 5
@@ -145,11 +150,14 @@ class _Run:
         with Fleet(self._workers, config, self._history.directory) as fleet:
             await self._storm(Chaos(kafka, fleet, producer, config), minutes)
             await self._settle()
+            # Who stops well leaves no transaction open. Where the others do, the brokers end it.
+            patience_s = 0.0
             try:
                 await fleet.stop()
             except WorkerStopError as error:
                 self._troubles.append(str(error))
-        seen = await asyncio.to_thread(observe, self._lane)
+                patience_s = config.transaction_timeout_s + ABORT_DELAY_S
+        seen = await observe_closed(lambda: asyncio.to_thread(observe, self._lane), patience_s)
         return Report(self._seed, minutes, self._history, seen, judge(seen), self._troubles)
 
     async def _storm(self, chaos: Chaos, minutes: float) -> None:
@@ -249,6 +257,16 @@ class _Run:
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed}/{purpose}")
+
+
+async def observe_closed(
+    look: Callable[[], Awaitable[Observation]], patience_s: float
+) -> Observation:
+    """Look until no transaction is open; return the last look after so many seconds in any case."""
+    end_s = time.monotonic() + patience_s
+    while (seen := await look()).open_transactions and time.monotonic() < end_s:
+        await asyncio.sleep(OBSERVE_S)
+    return seen
 
 
 async def make_topics(bootstrap_servers: str, partitions: int, replicas: int) -> None:

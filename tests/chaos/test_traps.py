@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -21,6 +22,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
 )
@@ -31,7 +33,13 @@ from consumer.kafka.topics import create_topics
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
 from tests.support.proxied_kafka import ProxiedKafka
-from tests.support.proxy import END_TXN, PRODUCE, TXN_OFFSET_COMMIT
+from tests.support.proxy import (
+    END_TXN,
+    INIT_PRODUCER_ID,
+    OFFSET_FETCH,
+    PRODUCE,
+    TXN_OFFSET_COMMIT,
+)
 from tests.support.waiting import until
 from tests.support.worker_process import worker_process
 
@@ -46,6 +54,9 @@ PATIENT = {"request_timeout_s": 40.0, "transaction_timeout_s": 40.0}
 """Limits of a worker that does not give up what a test holds back."""
 MUST_NOT_COME_S = 4.0
 """How long to wait for a second outcome."""
+LEADER = 0
+LOOKUP_S = 1.0
+"""Some rounds of aiokafka's fetcher, which looks every 0.2 s for what it could do."""
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +224,46 @@ async def test_rebalance_during_publishing_gives_one_outcome_each_and_holds_up_n
     assert_one_outcome_each(results, emitted)
 
 
+async def test_leader_that_moves_while_nobody_says_what_is_committed_does_not_end_the_worker(
+    brokers: ProxiedKafka,
+) -> None:
+    claiming, lookups, claims = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hold(api_key: int) -> bool:
+        if api_key == OFFSET_FETCH:
+            await lookups.wait()
+        elif api_key == INIT_PRODUCER_ID:
+            claiming.set()
+            await claims.wait()
+        return True
+
+    async with through_proxies(brokers, "unclaimed") as lane:
+        direct = brokers.kafka.bootstrap_servers
+        ticks = await asyncio.to_thread(create_ticks_led_by, direct, [LEADER, 1, 2])
+        topics = lane.config.topics.model_copy(update={"ticks": ticks})
+        lane = Lane(lane.config.model_copy(update={"topics": topics}))
+        group = await group_coordinated_elsewhere(direct, LEADER)
+        # What comes behind a held request waits as well, heartbeats among it.
+        limits = PATIENT | {"session_timeout_s": 40.0, "group_id": group}
+        for proxy in brokers.proxies:
+            proxy.before_request = hold
+        async with lane.worker(ScriptedEngine(), "a", **limits) as worker:
+            await asyncio.wait_for(claiming.wait(), 30)
+            await asyncio.to_thread(brokers.kafka.kill_node, LEADER)
+            try:
+                await moved(worker._consumer._client, ticks)
+                lookups.set()
+                await asyncio.sleep(LOOKUP_S)
+                claims.set()
+                await until(lambda: worker.accepting, 30)
+            finally:
+                await asyncio.to_thread(brokers.kafka.restart_node, LEADER)
+            config = lane.config.model_copy(update={"bootstrap_servers": direct})
+            emitted = await Lane(config).emit([tick(1)])
+            results = await lane.outcomes(1)
+    assert_one_outcome_each(results, emitted)
+
+
 async def test_topic_that_refuses_in_mid_transaction_costs_no_outcome_and_doubles_none() -> None:
     brokers = ProxiedKafka(settings=AUTHORIZER)
     produced = itertools.count(1)
@@ -268,12 +319,45 @@ def written_to_by_nobody(kafka: EmbeddedKafka, topic: str) -> Iterator[None]:
             deleted.result(ANSWER_TIMEOUT_S)
 
 
+def create_ticks_led_by(servers: str, replicas: list[int]) -> str:
+    """Create a topic of two partitions, both led by the first of these nodes that lives."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    topic = NewTopic("unclaimed.led", 2, replica_assignment=[replicas, replicas])
+    admin.create_topics([topic])[topic.topic].result(ANSWER_TIMEOUT_S)
+    return str(topic.topic)
+
+
+async def moved(client: AIOKafkaClient, topic: str) -> None:
+    """Wait until a client knows other leaders, and aiokafka's fetcher has seen to that."""
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        leaders = {LEADER}
+        while leaders & {LEADER, -1, None}:
+            await client.force_metadata_update()
+            await asyncio.sleep(0.1)
+            at = [TopicPartition(topic, number) for number in range(2)]
+            leaders = {client.cluster.leader_for_partition(each) for each in at}
+    await asyncio.sleep(LOOKUP_S)
+
+
+async def group_coordinated_elsewhere(servers: str, node: int) -> str:
+    """Return the name of a group that another node coordinates."""
+    for attempt in range(100):
+        group = f"elsewhere-{attempt}"
+        if await coordinator_of(servers, CoordinationType.GROUP, group) != node:
+            return group
+    raise AssertionError("one node coordinates every group")
+
+
 async def coordinator_of(servers: str, kind: CoordinationType, key: str) -> int:
     client = AIOKafkaClient(bootstrap_servers=servers)
     await client.bootstrap()
     try:
-        answer = await client.send(client.get_random_node(), FindCoordinatorRequest(key, kind))
-        assert answer.error_code == 0
-        return int(answer.coordinator_id)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            while True:
+                node = client.get_random_node()
+                answer = await client.send(node, FindCoordinatorRequest(key, kind))
+                if answer.error_code == 0:
+                    return int(answer.coordinator_id)
+                await asyncio.sleep(0.2)  # its log is being created
     finally:
         await client.close()

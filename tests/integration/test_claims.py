@@ -13,6 +13,7 @@ from consumer.cli.doctor import _kafka, _NotReadyError
 from consumer.config import WorkerConfig
 from consumer.kafka.ledger import CommitPoint
 from consumer.kafka.publisher import OutgoingRecord, TransactionalPublisher
+from tests.chaos import checker
 from tests.integration.conftest import MakeLane
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import assert_one_outcome_each, tick
@@ -112,6 +113,36 @@ async def test_shutdown_pauses_finishes_commits_stops_producers_then_the_consume
         hold.set()
     assert steps == ["commit", "producer", "consumer"]
     assert_one_outcome_each(await lane.outcomes(1), emitted)
+
+
+@pytest.mark.parametrize("call", ["abort_transaction", "commit_transaction"], ids=lambda c: c[:-12])
+async def test_worker_that_stops_in_the_middle_of_a_transaction_leaves_none_open(
+    call: str, make_lane: MakeLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = await make_lane()
+    reached = asyncio.Event()
+    go_on: Callable[[AIOKafkaProducer], Awaitable[None]] = getattr(AIOKafkaProducer, call)
+
+    async def hang_once(self: AIOKafkaProducer) -> None:
+        if not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+        await go_on(self)
+
+    monkeypatch.setattr("consumer.worker.DRAIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(AIOKafkaProducer, call, hang_once)
+    async with lane.worker(ScriptedEngine(), "a"):
+        await lane.emit([tick(1)])
+        await asyncio.wait_for(reached.wait(), 30)
+    topics = lane.config.topics
+    at = checker.Lane(
+        lane.config.bootstrap_servers,
+        topics.ticks,
+        topics.results,
+        topics.dead_letter,
+        lane.config.group_id,
+    )
+    assert (await asyncio.to_thread(checker.observe, at)).open_transactions == []
 
 
 async def test_doctor_refuses_a_broker_below_4_in_one_line_unless_at_least_once_is_asked_for(

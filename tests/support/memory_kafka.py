@@ -20,7 +20,7 @@ CREATE_TIME = 0
 class Consumer:
     """A consumer that gets the partitions which a test gives it; all calls that matter are noted.
 
-    As aiokafka's, it has lost at a rebalance what was paused.
+    As that of `make_consumer`, it pauses what is assigned, and gives it a position.
     """
 
     def __init__(self, topic: str) -> None:
@@ -50,7 +50,7 @@ class Consumer:
         """Revoke everything, and assign these partitions."""
         self.listener.on_partitions_revoked(set(self._assigned))
         self._assigned = {TopicPartition(self.topic, number) for number in partitions}
-        self._paused, self._positions = set(), {}
+        self._paused, self._positions = set(self._assigned), dict.fromkeys(self._assigned, 0)
         self.listener.on_partitions_assigned(set(self._assigned))
 
     async def start(self) -> None:
@@ -94,8 +94,6 @@ class Consumer:
         self._positions[partition] = offset
 
     async def position(self, partition: TopicPartition) -> int:
-        if partition not in self._positions:
-            await asyncio.Event().wait()  # until the first seek or fetch
         return self._positions[partition]
 
     def last_poll_timestamp(self, partition: TopicPartition) -> int:

@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
@@ -45,11 +46,18 @@ class Producer:
         self.transactional_id = transactional_id
         self.started = self.stopped = self.closed = False
         self._sender = SimpleNamespace(_coordinators={})
-        self.client = SimpleNamespace(send=self._read, close=self._close)
+        self.client = SimpleNamespace(
+            send=self._send_request, coordinator_lookup=self._look_up, close=self._close
+        )
         self._txn_manager = TransactionManager(transactional_id, 60_000)
         self._open = False
         self._records: list[tuple[str, bytes | None, bytes | None]] = []
         self._offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of this producer's is open at the brokers."""
+        return self._open
 
     async def start(self) -> None:
         await self._call("start")
@@ -122,7 +130,19 @@ class Producer:
     async def _close(self) -> None:
         self.closed = True
 
-    async def _read(self, node: int, request: Any, *, group: object) -> object:
+    async def _look_up(self, kind: CoordinationType, key: str) -> int:
+        assert (kind, key) == (CoordinationType.TRANSACTION, self.transactional_id)
+        return TRANSACTIONS_AT
+
+    async def _send_request(self, node: int, request: Any, *, group: object) -> object:
+        if isinstance(request, EndTxnRequest):
+            await self._call(f"abort at {node}")
+            assert request._transaction_result is False
+            self._open = False
+            return SimpleNamespace(error_code=0)
+        return await self._read(node, request)
+
+    async def _read(self, node: int, request: Any) -> object:
         await self._call(f"read at {node}")
         [(topic, [partition])] = request._partitions
         committed = self.brokers.offsets.get(TopicPartition(topic, partition))

@@ -11,7 +11,7 @@ from typing import Self
 
 from consumer.embedded_kafka.cluster import HOST
 
-PRODUCE, END_TXN, TXN_OFFSET_COMMIT = 0, 26, 28
+PRODUCE, OFFSET_FETCH, INIT_PRODUCER_ID, END_TXN, TXN_OFFSET_COMMIT = 0, 9, 22, 26, 28
 """API keys of Kafka's protocol."""
 
 

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from consumer.config import KafkaConfig, WorkerConfig
-from consumer.worker import Worker, WorkerFailedError, WorkerStartError
+from consumer.worker import Worker, WorkerFailedError, WorkerStartError, _bounded
 from schemas import parse_outcome
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import tick
@@ -246,6 +246,20 @@ async def test_part_that_does_not_stop_keeps_no_other_from_stopping(
         pass
     assert (cluster.consumer.stopped, cluster.admin.closed) == (True, True)
     assert "Did not stop cleanly" in caplog.messages
+
+
+async def test_cancellation_that_comes_as_a_part_stops_is_not_lost() -> None:
+    last_answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def part() -> None:
+        await last_answer
+
+    stopping = asyncio.create_task(_bounded("part", part()))
+    await asyncio.sleep(0.01)
+    last_answer.set_result(None)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
 
 
 async def test_missing_topic_is_waited_for_with_one_line_and_then_named(

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import UNKNOWN_OFFSET, Fetcher
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
+from aiokafka.structs import OffsetAndMetadata
 
 from consumer.config import KafkaConfig, WorkerConfig
-from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin
+from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin, make_consumer
 from vortex.config import ConfigError
+
+ROUND_S = 0.005
+"""After which the fetcher looks again for what it could do."""
 
 
 def fail_to_connect(cause: Exception) -> None:
@@ -47,3 +55,51 @@ async def test_unusable_ca_file_is_a_wrong_configuration(
     kafka["security"] |= {"protocol": "SSL", "ca_file": path}
     with pytest.raises(ConfigError, match=r"kafka\.security\.ca_file: .*ca\.pem cannot be used"):
         make_admin(KafkaConfig.model_validate(kafka), client_id="test")
+
+
+async def test_every_assignment_is_paused_and_leaves_the_client_no_position_to_look_up() -> None:
+    config = WorkerConfig.load().kafka
+    ticks = {TopicPartition(config.topics.ticks, number) for number in range(3)}
+    consumer = make_consumer(config, client_id="test")
+    try:
+        consumer.subscribe([config.topics.ticks])
+        for assigned in (ticks, ticks):  # nothing is kept across a rebalance
+            consumer._subscription.assign_from_subscribed(assigned)
+            assignment = consumer._subscription.subscription.assignment
+            assert all(assignment.state_value(each).has_valid_position for each in assigned)
+            assert consumer.paused() == assigned
+            consumer.resume(*assigned)
+    finally:
+        await consumer.stop()
+
+
+async def test_fetcher_outlives_a_leader_that_moves_while_it_is_asked_what_is_committed() -> None:
+    config = WorkerConfig.load().kafka
+    # Two, or chance decides whether aiokafka looks at the result of the lookup that fails.
+    partitions = {TopicPartition(config.topics.ticks, number) for number in range(2)}
+    leaders = [1]
+    client = SimpleNamespace(
+        _loop=asyncio.get_running_loop(),
+        _metadata_max_age_ms=30_000,
+        cluster=SimpleNamespace(leader_for_partition=lambda _: leaders[-1]),
+    )
+    consumer = make_consumer(config, client_id="test")
+    consumer.subscribe([config.topics.ticks])
+    # As the consumer's start makes it, with a fraction of its waits.
+    fetcher = Fetcher(
+        client, consumer._subscription, auto_offset_reset="none", fetcher_timeout=ROUND_S
+    )
+    try:
+        consumer._subscription.assign_from_subscribed(partitions)
+        await asyncio.sleep(10 * ROUND_S)
+        leaders.append(2)
+        await asyncio.sleep(10 * ROUND_S)
+        assignment = consumer._subscription.subscription.assignment
+        for partition in assignment.requesting_committed():  # as the coordinator's answer is given
+            nothing = OffsetAndMetadata(UNKNOWN_OFFSET, "")
+            assignment.state_value(partition).update_committed(nothing)
+        await asyncio.sleep(10 * ROUND_S)
+        assert not fetcher.error_future.done()
+    finally:
+        await asyncio.gather(fetcher.close(), return_exceptions=True)
+        await consumer.stop()

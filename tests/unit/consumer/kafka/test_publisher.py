@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from consumer.kafka.publisher import (
     StaleClaimError,
     TransactionalPublisher,
 )
-from tests.support.producers import GROUPS_AT, Brokers, Producer
+from tests.support.producers import GROUPS_AT, TRANSACTIONS_AT, Brokers, Producer
 from tests.support.publisher_contract import Ground, PublisherContract
 
 AT = TopicPartition("ticks", 3)
@@ -74,6 +75,29 @@ async def claimed(ground: MemoryGround) -> TransactionalPublisher:
     await publisher.start(TIMEOUT_S)
     ground.brokers.calls.clear()
     return publisher
+
+
+async def cancelled_at(
+    call: str,
+    ground: MemoryGround,
+    work: Coroutine[Any, Any, object],
+    reach: Callable[[Producer], Awaitable[object]] = lambda _: asyncio.Event().wait(),
+) -> None:
+    """Cancel what a publisher does when it waits for the answer to a call."""
+    reached = asyncio.Event()
+
+    async def wait(producer: Producer) -> None:
+        del ground.brokers.before[call]
+        reached.set()
+        await reach(producer)
+
+    ground.brokers.before[call] = wait
+    task = asyncio.create_task(work)
+    async with asyncio.timeout(TIMEOUT_S):
+        await reached.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
 
 
 # The claim
@@ -255,6 +279,112 @@ async def test_publisher_that_was_not_started_says_so(ground: MemoryGround) -> N
 
 
 # Letting go
+
+
+@pytest.mark.parametrize("call", ["offsets", "abort"])
+async def test_claim_that_is_cancelled_in_its_barrier_leaves_nothing_open(
+    ground: MemoryGround, call: str
+) -> None:
+    publisher = ground.publisher()
+    await cancelled_at(call, ground, publisher.start(TIMEOUT_S))
+    await publisher.stop()
+    assert ground.brokers.calls[-2:] == ["abort", "stop"]
+    assert not ground.producers[0].in_transaction
+
+
+@pytest.mark.parametrize("call", ["send", "offsets", "commit"])
+async def test_publishing_that_is_cancelled_leaves_nothing_open(
+    ground: MemoryGround, call: str
+) -> None:
+    publisher = await claimed(ground)
+    await cancelled_at(call, ground, publisher.publish([outcome()], POINT, TIMEOUT_S))
+    await publisher.stop()
+    assert ground.brokers.calls[-2:] == ["abort", "stop"]
+    assert not ground.producers[0].in_transaction
+    assert (ground.brokers.records, ground.brokers.offsets) == ([], {})
+
+
+async def test_commit_that_is_under_way_is_awaited_and_not_taken_back(
+    ground: MemoryGround,
+) -> None:
+    publisher = await claimed(ground)
+    manager = ground.producers[0]._txn_manager
+
+    async def send_and_wait(_: Producer) -> None:
+        manager.committing_transaction()
+        await asyncio.Event().wait()
+
+    await cancelled_at(
+        "commit", ground, publisher.publish([outcome()], POINT, TIMEOUT_S), send_and_wait
+    )
+    stopping = asyncio.create_task(publisher.stop())
+    await asyncio.sleep(0.01)
+    assert "stop" not in ground.brokers.calls
+    manager.complete_transaction()
+    await stopping
+    assert ground.brokers.calls[-2:] == ["commit", "stop"]
+
+
+async def test_transaction_that_aiokafka_has_forgotten_is_aborted_at_its_coordinator(
+    ground: MemoryGround,
+) -> None:
+    def refuse(producer: Producer) -> None:
+        error = KafkaError("not authorized")
+        producer._txn_manager.error_transaction(error)
+        raise error
+
+    publisher = await claimed(ground)
+    ground.brokers.before["send"] = refuse
+    with pytest.raises(KafkaError, match="not authorized"):
+        await publisher.publish([outcome()], POINT, TIMEOUT_S)
+    await publisher.stop()
+    assert ground.brokers.calls[-2:] == [f"abort at {TRANSACTIONS_AT}", "stop"]
+    assert not ground.producers[0].in_transaction
+
+
+@pytest.mark.parametrize("error", [None, KafkaError("lost")])
+async def test_transaction_that_cannot_be_ended_is_left_to_its_time_limit(
+    ground: MemoryGround,
+    error: Exception | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def hang_or_fail() -> None:
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("consumer.kafka.publisher.END_TIMEOUT_S", 0.05)
+    publisher = await claimed(ground)
+    await cancelled_at("offsets", ground, publisher.publish([outcome()], POINT, TIMEOUT_S))
+    ground.brokers.before["abort"] = lambda _: hang_or_fail()
+    await publisher.stop()
+    assert ground.producers[0].stopped
+    assert caplog.messages == ["Transaction not ended; the broker aborts it at its time limit"]
+
+
+async def test_next_claim_leaves_the_end_of_the_last_transaction_to_the_fence(
+    ground: MemoryGround,
+) -> None:
+    publisher = await claimed(ground)
+    await cancelled_at("offsets", ground, publisher.publish([outcome()], POINT, TIMEOUT_S))
+    ground.brokers.calls.clear()
+    await publisher.start(TIMEOUT_S)
+    assert ground.brokers.calls == ["stop", *CLAIM]
+
+
+async def test_cancellation_that_comes_as_a_producer_stops_is_not_lost(
+    ground: MemoryGround,
+) -> None:
+    last_answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    publisher = await claimed(ground)
+    ground.brokers.before["stop"] = lambda _: last_answer
+    stopping = asyncio.create_task(publisher.stop())
+    await asyncio.sleep(0.01)
+    last_answer.set_result(None)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
 
 
 @pytest.mark.parametrize("error", [None, KafkaError("lost")])
