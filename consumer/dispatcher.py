@@ -7,7 +7,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from opentelemetry import trace
 
@@ -20,7 +21,7 @@ from consumer.engine.base import (
     SlotNotMade,
     SlotRequest,
 )
-from consumer.job import Job, TickKey
+from consumer.job import Job, Step, TickKey
 from consumer.planning import Planner, Start, Waiting
 from consumer.telemetry import propagation, semconv
 from schemas import MissReason, Stage
@@ -45,7 +46,7 @@ STORING = {Stage.ENCODE, Stage.STORE}
 MOST_AT_WORK = 2
 
 OnResult = Callable[[Job, EngineResult, float | None], None]
-OnJobStage = Callable[[Job, Stage], None]
+OnStep = Callable[[Job, Step], None]
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
@@ -62,6 +63,8 @@ class _Work:
     storing: bool = False
     """Whether it is encoded to its end and stored, and needs no model any more."""
     decided: bool = False
+    began_s: dict[Stage, float] = field(default_factory=dict)
+    """When each stage last began."""
 
     def leaves_room(self, room_s: float) -> bool:
         """Return whether the next slot may begin and not delay this one."""
@@ -81,14 +84,14 @@ class Dispatcher:
         self,
         engine: Engine,
         on_result: OnResult,
-        on_stage: OnJobStage = lambda _job, _stage: None,
+        on_step: OnStep = lambda _job, _step: None,
     ) -> None:
         """Be ready to queue; `run` serves.
 
         Args:
             engine: makes the slots; not yet started.
             on_result: called once for every slot, with what came of it and when its work began.
-            on_stage: called whenever a stage of a slot begins.
+            on_step: called when a slot begins to wait, and when a stage of it begins or ends.
         """
         self._engine = engine
         self._planner: Planner[TickKey, Job] = Planner(
@@ -97,7 +100,7 @@ class Dispatcher:
         # The slots that wait in the planner.
         self._jobs: dict[TickKey, Job] = {}
         self._on_result = on_result
-        self._on_stage = on_stage
+        self._on_step = on_step
         self._starting: asyncio.Task[None] | None = None
         # How long the engine last took to start; not known before the first time.
         self._start_s = 0.0
@@ -266,7 +269,10 @@ class Dispatcher:
 
     def _wait_for_engine(self, job: Job) -> None:
         self._jobs[job.key] = job
-        self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now_s())
+        now = now_s()
+        self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now)
+        free_s = max(now, self._free_s() or now)
+        self._on_step(job, Step(planned_start_s=self._planner.start_s(job.key, free_s)))
         self._wake.set()
 
     def _needed_s(self, job: Job, rung: Rung) -> float:
@@ -313,7 +319,7 @@ class Dispatcher:
         ).end()
         try:
             request = _request(job, work.start, self._engine.ladder)
-            result = await self._engine.run(request, lambda stage: self._note_stage(work, stage))
+            result = await self._engine.run(request, partial(self._note_stage, work))
         except EngineLostError as error:
             if _being_cancelled():
                 raise asyncio.CancelledError from error
@@ -334,16 +340,28 @@ class Dispatcher:
         except EngineLostError as error:
             self._lose(error, job)
 
-    def _note_stage(self, work: _Work, stage: Stage) -> None:
-        if stage in STORING:
-            work.storing = True
-        else:
-            recipe, rung = work.job.recipe, work.start.rung
-            rest_s = self._engine.predict_rest_s(recipe, rung, stage)
-            if rest_s is not None:
-                work.end_s = min(now_s() + rest_s, work.job.deadline_s)
-        self._wake.set()
-        self._on_stage(work.job, stage)
+    def _note_stage(self, work: _Work, stage: Stage, *, ended: bool = False) -> None:
+        now, finish_s = now_s(), work.end_s
+        if not ended:
+            work.began_s[stage] = now
+            if stage in STORING:
+                work.storing = True
+            else:
+                recipe, rung = work.job.recipe, work.start.rung
+                rest_s = self._engine.predict_rest_s(recipe, rung, stage)
+                if rest_s is not None:
+                    finish_s = now + rest_s
+                    work.end_s = min(finish_s, work.job.deadline_s)
+            self._wake.set()
+        step = Step(
+            stage,
+            began_s=work.began_s.get(stage, now),
+            ended_s=now if ended else None,
+            finish_s=finish_s,
+            rung=work.start.rung.name,
+            rung_why=work.start.held_back,
+        )
+        self._on_step(work.job, step)
 
     def _lose(self, error: EngineLostError, job: Job) -> None:
         if not self._loss_counted:

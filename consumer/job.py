@@ -11,7 +11,7 @@ from typing import NamedTuple
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick
+from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick, Stage
 from vortex.slot import slot_seed
 from vortex.utils.clock import now_s
 
@@ -101,6 +101,26 @@ class Job:
     def close(self) -> None:
         """End the tick's span, unless that was done: the tick is left undecided."""
         _end_once(self.span)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a slot has come, for those who watch. Times are monotonic seconds."""
+
+    stage: Stage | None = None
+    """The stage that began or ended; None: the slot begins to wait."""
+    began_s: float | None = None
+    """When the stage began."""
+    ended_s: float | None = None
+    """When the stage ended, well or not; None while it goes on."""
+    planned_start_s: float | None = None
+    """When the work of a waiting slot should begin; None if the plan has no room for it yet."""
+    finish_s: float | None = None
+    """When the slot should be stored, as predicted when the stage began."""
+    rung: str | None = None
+    """The quality rung on which the work began."""
+    rung_why: str = ""
+    """Why that is not the best; empty if it is."""
 
 
 class DeadLetterReason(StrEnum):

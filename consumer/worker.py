@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanKind
 
 from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
-from consumer.dispatcher import Dispatcher
+from consumer.dispatcher import Dispatcher, OnStep
 from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError
 from consumer.engine.measured import MeasuredEngine
@@ -46,7 +46,7 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.worker_metrics import WorkerMetrics, WorkerState
 from consumer.watched_tasks import WatchedTasks
-from schemas import SlotTick, Stage, WorkerInfo
+from schemas import SlotTick, WorkerInfo
 
 if TYPE_CHECKING:
     from schemas.signing import TrustedKeys
@@ -63,8 +63,8 @@ logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 
 
-OnProgress = Callable[[Job, Stage | None], None]
-"""Told of each slot when it begins to wait (None), and when each of its stages begins."""
+OnProgress = OnStep
+"""Told of each slot when it begins to wait, and when each of its stages begins and ends."""
 
 
 class WorkerStartError(Exception):
@@ -109,7 +109,7 @@ class Worker:
         engine: Engine,
         *,
         worker_id: str | None = None,
-        on_progress: OnProgress = lambda _job, _stage: None,
+        on_progress: OnProgress = lambda _job, _step: None,
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
         metrics: WorkerMetrics | None = None,
@@ -137,7 +137,6 @@ class Worker:
         self._engine = MeasuredEngine(engine, self._metrics)
         info = worker_info(config, self.worker_id)
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
-        self._on_progress = on_progress
         self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -343,7 +342,6 @@ class Worker:
                 "deadline_s": round(job.deadline_s - arrival.monotonic_s, 3),
             },
         )
-        self._on_progress(job, None)
         self._dispatcher.submit(job)
 
     def _put_aside(

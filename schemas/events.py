@@ -332,10 +332,21 @@ class SlotProgress(ContractModel):
     """accepted (the slot waits for its turn) or stage-started."""
     stage: Annotated[Stage, Field(strict=False)] | None = None
     """The stage that started; a new attempt starts it again."""
+    ended_at: Moment | None = None
+    """When the stage ended, well or not; null while it runs. The event of its end repeats that of its
+    start, `at` included: to readers who do not know this field it is the start once more."""
     predicted_s: float | None = Field(default=None, ge=0)
     """Seconds that the whole slot should take from its start; null while nothing was measured."""
+    planned_start: Moment | None = None
+    """When the work should begin, as planned on acceptance; null if the plan had no room for it,
+    and in events of stages."""
     predicted_finish: Moment | None = None
     """When the slot should be stored; null before its first stage."""
+    rung: str | None = None
+    """Name of the quality rung on which the work began; null before its first stage. The outcome
+    names the one on which it ended."""
+    rung_reason: str | None = None
+    """Why it did not begin on the best rung that the worker may use; null if it did."""
     worker: WorkerInfo
     """Who makes it."""
 

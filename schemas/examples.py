@@ -48,6 +48,7 @@ def example_events() -> dict[str, ContractModel]:
         "slot-tick.full": _full_tick(),
         "slot-complete": _complete(),
         "slot-progress": _progress(),
+        "slot-progress.ended": _progress(ended_at=_EMITTED + timedelta(seconds=2.3)),
         "deadline-missed.expired": _missed(
             MissReason.EXPIRED,
             None,
@@ -178,7 +179,7 @@ def _complete() -> SlotComplete:
     )
 
 
-def _progress() -> SlotProgress:
+def _progress(ended_at: datetime | None = None) -> SlotProgress:
     started = _EMITTED + timedelta(seconds=1)
     return SlotProgress(
         slot_id=12345,
@@ -188,8 +189,11 @@ def _progress() -> SlotProgress:
         at=started,
         step=ProgressStep.STAGE_STARTED,
         stage=Stage.AUDIO,
+        ended_at=ended_at,
         predicted_s=5.4,
         predicted_finish=started + timedelta(seconds=5.4),
+        rung="half",
+        rung_reason="rung full needs 9.31 s, and 8.20 s were left",
         worker=_WORKER,
     )
 

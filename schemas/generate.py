@@ -145,7 +145,9 @@ def _asyncapi() -> dict[str, Any]:
                     outcome_headers,
                     ["deadline-missed.expired", "deadline-missed.timeout"],
                 ),
-                "slotProgress": _message("SlotProgress", _PROGRESS_HEADERS, ["slot-progress"]),
+                "slotProgress": _message(
+                    "SlotProgress", _PROGRESS_HEADERS, ["slot-progress", "slot-progress.ended"]
+                ),
                 "deadLetter": {
                     "title": "DeadLetter",
                     "contentType": "application/octet-stream",

@@ -127,6 +127,19 @@ class Planner(Generic[K, W]):
             look_s = now_s
         return Plan(start, tuple(given_up), look_s)
 
+    def start_s(self, key: K, free_s: float) -> float | None:
+        """Return when a slot should start, as planned now; None if the plan has no room for it.
+
+        Args:
+            key: of a slot that waits.
+            free_s: when the next slot can be started.
+        """
+        before_s = self._schedule.work_before_s(key)
+        if before_s is None:
+            return None
+        slot, start_s = self._waiting[key], free_s + before_s
+        return start_s if start_s + self._lowest_s(slot) <= slot.deadline_s else None
+
     # --- the schedule -----------------------------------------------------------------------
 
     def _lowest_s(self, slot: Waiting[K, W]) -> float:

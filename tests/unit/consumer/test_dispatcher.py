@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consumer.dispatcher import Dispatcher
+from consumer.dispatcher import Dispatcher, OnStep
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -22,7 +22,7 @@ from consumer.engine.base import (
     SlotMade,
     SlotNotMade,
 )
-from consumer.job import Job
+from consumer.job import Job, Step
 from consumer.planning.optimum import Known, most_on_time
 from consumer.planning.planner import MOST_GIVEN_UP
 from consumer.simulation.virtual_time import run_in_virtual_time
@@ -77,7 +77,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def serving(engine: Engine) -> AsyncIterator[Bench]:
+async def serving(
+    engine: Engine, on_step: OnStep = lambda _job, _step: None
+) -> AsyncIterator[Bench]:
     """Run a dispatcher around the engine until the block ends."""
     decided: dict[int, Decided] = {}
 
@@ -85,7 +87,7 @@ async def serving(engine: Engine) -> AsyncIterator[Bench]:
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
-    bench = Bench(Dispatcher(engine, decide), decided)
+    bench = Bench(Dispatcher(engine, decide, on_step), decided)
     bench.serving = asyncio.create_task(bench.dispatcher.run())
     try:
         yield bench
@@ -422,6 +424,44 @@ async def test_slot_that_no_longer_fits_behind_one_whose_speech_took_long_is_ans
         assert decided.reason is MissReason.PREDICTED
         assert 15.0 < bench.dispatcher.ahead_s <= 20.0
         assert 2 not in bench.decided
+
+
+# What watchers are told
+
+
+async def test_watchers_are_told_the_planned_start_the_rung_and_each_stages_start_and_end() -> None:
+    speech = asyncio.Event()
+    engine = ScriptedEngine({0: Script(speech=speech)}, predicted_s=4.0)
+    engine.rest_s = {Stage.VIDEO: 3.0}
+    told: list[tuple[int, Step]] = []
+    async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=61.0), job(2, deadline_in_s=62.0))
+        speech.set()
+        await bench.until_decided(0, 1, 2)
+    planned = {one: step.planned_start_s for one, step in told if step.stage is None}
+    assert planned[0] is not None
+    assert planned[1] == pytest.approx(planned[0] + 4.0, abs=1.0)
+    assert planned[2] == pytest.approx(planned[1] + 4.0, abs=0.1)
+    began, ended, video = [step for one, step in told if one == 0 and step.stage is not None]
+    assert (began.stage, ended.stage, video.stage) == (Stage.AUDIO, Stage.AUDIO, Stage.VIDEO)
+    assert (began.ended_s, began.rung) == (None, FULL.name)
+    assert ended.began_s == began.began_s
+    assert ended.ended_s is not None
+    assert video.began_s is not None
+    assert video.finish_s == pytest.approx(video.began_s + 3.0)
+
+
+async def test_slot_that_the_plan_has_no_room_for_is_told_without_a_planned_start() -> None:
+    engine = ScriptedEngine({0: held()}, predicted_s=10.0)
+    told: list[tuple[int, Step]] = []
+    async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=15.0))
+        await bench.until_decided(1)
+    assert (1, Step()) in told
 
 
 # Overload

@@ -103,7 +103,7 @@ def _rewordings(old: Any, new: Any, path: str) -> Iterator[str]:
             yield from _rewordings(*pair, f"{path}/{place}")
 
 
-@pytest.mark.parametrize("name", [TICK, *OUTCOMES])
+@pytest.mark.parametrize("name", [TICK, *OUTCOMES, "slot-progress"])
 def test_schema_is_compatible_with_version_1(name: str) -> None:
     assert breaks(name, json_schema(name)) == []
 
