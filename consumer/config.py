@@ -22,13 +22,14 @@ class TopicsConfig(Section):
     results: str = Field(pattern=TOPIC)
     dead_letter: str = Field(pattern=TOPIC)
     progress: str | None = Field(pattern=TOPIC)
+    control: str | None = Field(pattern=TOPIC)
 
     @model_validator(mode="after")
     def _all_different(self) -> Self:
-        names = [self.ticks, self.results, self.dead_letter, self.progress]
-        used = [name for name in names if name is not None]
+        names: dict[str, str | None] = self.model_dump()
+        used = [name for name in names.values() if name is not None]
         if len(set(used)) < len(used):
-            raise ValueError("ticks, results, dead_letter and progress must be different topics")
+            raise ValueError(f"{', '.join(names)} must be different topics")
         return self
 
 
@@ -208,6 +209,12 @@ class HealthConfig(Section):
     address: str | None = Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):[0-9]{1,5}$")
 
 
+class ControlConfig(Section):
+    """Where an operator on the worker's machine reaches it."""
+
+    socket: Path | None
+
+
 class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
@@ -218,4 +225,5 @@ class WorkerConfig(VortexConfig):
     slate: SlateConfig
     telemetry: TelemetryConfig
     health: HealthConfig
+    control: ControlConfig
     logging: LoggingConfig

@@ -63,6 +63,7 @@ class _Work:
     storing: bool = False
     """Whether it is encoded to its end and stored, and needs no model any more."""
     decided: bool = False
+    started_s: float = field(default_factory=now_s)
     began_s: dict[Stage, float] = field(default_factory=dict)
     """When each stage last began."""
 
@@ -114,6 +115,7 @@ class Dispatcher:
         self._loss_counted = False
         self._wake = asyncio.Event()
         self._closing_at_s = math.inf
+        self._paused = False
 
     @property
     def idle(self) -> bool:
@@ -124,6 +126,16 @@ class Dispatcher:
     def waiting(self) -> int:
         """How many slots wait."""
         return len(self._jobs)
+
+    @property
+    def making(self) -> int:
+        """How many slots are being made, or stored."""
+        return len(self._works)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no slot is started."""
+        return self._paused
 
     @property
     def ahead_s(self) -> float:
@@ -141,12 +153,19 @@ class Dispatcher:
         """Whether the engine is started and not lost."""
         return self._engine.ready
 
-    def submit(self, job: Job) -> None:
-        """Answer a slot that has just arrived immediately, or have it planned."""
+    def submit(self, job: Job, cancelled: str | None = None) -> None:
+        """Answer a slot that has just arrived immediately, or have it planned.
+
+        Args:
+            job: the slot.
+            cancelled: why an operator has cancelled it already, in words.
+        """
         late_s = job.arrival.monotonic_s - job.deadline_s
         if late_s >= 0:
             why = f"the deadline had passed {late_s:.3f} s before the tick arrived"
             self._refuse(job, why, MissReason.EXPIRED)
+        elif cancelled is not None:
+            self._on_result(job, _cancelled(cancelled), None)
         elif (ruled_out := self._engine.rule_out(job.recipe)) is not None:
             self._refuse(job, ruled_out)
         else:
@@ -163,9 +182,43 @@ class Dispatcher:
             if work.job.key == key and not work.decided:
                 task.cancel()
 
+    def cancel(self, why: Callable[[Job], str | None]) -> None:
+        """Answer the slots that an operator has cancelled, and stop their work.
+
+        Args:
+            why: returns in words why a slot is cancelled, None if it is not.
+        """
+        for job in list(self._jobs.values()):
+            if (words := why(job)) is not None:
+                del self._jobs[job.key]
+                self._planner.remove(job.key)
+                self._losses_with.pop(job.key, None)
+                self._on_result(job, _cancelled(words), None)
+        for task, work in self._works.items():
+            if not work.decided and (words := why(work.job)) is not None:
+                work.decided = True
+                self._losses_with.pop(work.job.key, None)
+                self._on_result(work.job, _cancelled(words, work), work.started_s)
+                task.cancel()
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Start no slot until `resume`; those that can wait no longer are still answered."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start slots again."""
+        self._paused = False
+        self._wake.set()
+
     def finish_by(self, moment_s: float) -> None:
-        """Start no more slots that would not be finished by a monotonic second."""
+        """Start no more slots that would not be finished by a monotonic second; paused, none."""
         self._closing_at_s = moment_s
+        if self._paused:
+            for job in self._jobs.values():
+                self._planner.remove(job.key)
+                job.close()  # left undecided, to whoever reads the partition next
+            self._jobs.clear()
         self._wake.set()
 
     async def start(self) -> None:
@@ -251,7 +304,7 @@ class Dispatcher:
             # Those that are being stored are not waited for by the one that needs the models.
             ends_s = [work.end_s for work in self._works.values() if not work.storing]
             return max(ends_s) if ends_s else min(work.end_s for work in self._works.values())
-        return None if self._engine.ready else self._ready_s
+        return None if self._engine.ready and not self._paused else self._ready_s
 
     def _begin(self, job: Job, start: Start[TickKey], now: float) -> None:
         end_s = now + start.seconds
@@ -310,7 +363,7 @@ class Dispatcher:
 
     async def _make(self, work: _Work) -> None:
         job = work.job
-        started_s = now_s()
+        work.started_s = now_s()
         tracer.start_span(
             "slot.queue",
             context=job.context,
@@ -330,11 +383,13 @@ class Dispatcher:
                 return
             semconv.record_failure(job.span, error)
             result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
+        if work.decided:  # cancelled at the last moment
+            return
         if isinstance(result, SlotMade):
             self._losses = 0
         work.decided = True
         self._losses_with.pop(job.key, None)
-        self._on_result(job, result, started_s)
+        self._on_result(job, result, work.started_s)
         try:
             await self._engine.settle()
         except EngineLostError as error:
@@ -403,6 +458,12 @@ def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotR
         rung_why=start.held_back,
         trace=propagation.inject_carrier(job.context),
     )
+
+
+def _cancelled(why: str, work: _Work | None = None) -> SlotNotMade:
+    """Return the outcome of a slot that an operator has cancelled, in the making or before."""
+    stage = None if work is None else next(reversed(work.began_s), None)
+    return SlotNotMade(MissReason.PREDICTED, stage, why, {}, cancelled=True)
 
 
 def _close_if_undecided(work: _Work) -> None:

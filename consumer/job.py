@@ -76,6 +76,8 @@ class Job:
     """The tick's `process` span, open until the outcome is published."""
     context: Context
     """Holds `span`; parent of everything done for the tick."""
+    written_ms: int | None = None
+    """The record's timestamp, milliseconds since 1970; None if it has none."""
 
     @classmethod
     def of(
@@ -91,7 +93,7 @@ class Job:
         seed = slot_seed(tick.recipe, tick.slot_id, tick.channel)
         deadline_s = arrival.to_monotonic_s(tick.deadline)
         emitted_s = arrival.emitted_s(timestamp_ms)
-        return cls(key, tick, seed, arrival, emitted_s, deadline_s, span, context)
+        return cls(key, tick, seed, arrival, emitted_s, deadline_s, span, context, timestamp_ms)
 
     @property
     def recipe(self) -> Recipe:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
+from consumer.cancels import Cancels
 from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
 from consumer.dispatcher import Dispatcher, OnStep
@@ -46,7 +47,7 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.worker_metrics import WorkerMetrics, WorkerState
 from consumer.watched_tasks import WatchedTasks
-from schemas import SlotTick, WorkerInfo
+from schemas import SlotCancel, SlotTick, WorkerInfo
 
 if TYPE_CHECKING:
     from schemas.signing import TrustedKeys
@@ -141,6 +142,7 @@ class Worker:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
+        self._cancels = Cancels()
         self._log_ends: Mapping[TopicPartition, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watched = WatchedTasks(self._fail)
@@ -157,7 +159,8 @@ class Worker:
     def accepting(self) -> bool:
         """Whether ticks are read and a slot could be started now."""
         reading = any(partition.wants_ticks for partition in self._partitions.values())
-        return reading and self._dispatcher.engine_ready and not self._stop_requested.is_set()
+        able = self._dispatcher.engine_ready and not self._dispatcher.paused
+        return reading and able and not self._stop_requested.is_set()
 
     @property
     def standing(self) -> Mapping[TopicPartition, Fault]:
@@ -172,7 +175,7 @@ class Worker:
             for each, fault in self._standing.items()
         ]
         return {
-            "worker": "is stopping" if self._stop_requested.is_set() else None,
+            "worker": None if self._state == "serving" else f"is {self._state}",
             "engine": None if self._dispatcher.engine_ready else "has not started",
             "group": None if self._joined else "has no assignment yet",
             "claims": f"not claimed: partition {', '.join(unclaimed)}" if unclaimed else None,
@@ -209,7 +212,46 @@ class Worker:
             standing=len(self._standing),
             engine_ready=self._engine.ready,
             engine_memory_bytes=self._engine.memory_bytes,
+            paused=self._dispatcher.paused,
         )
+
+    @property
+    def _state(self) -> str:
+        if self._stop_requested.is_set():
+            return "stopping"
+        return "paused" if self._dispatcher.paused else "serving"
+
+    def status(self) -> Mapping[str, Any]:  # Any: whatever JSON holds
+        """Return what the worker is doing, for operators."""
+        problems = {name: problem for name, problem in self.readiness().items() if problem}
+        return {
+            "worker": self.worker_id,
+            "state": self._state,
+            "making": self._dispatcher.making,
+            "waiting": self._dispatcher.waiting,
+            "problems": problems,
+        }
+
+    def pause(self) -> None:
+        """Begin no slot until `resume`; ticks are read on, and answered once they cannot wait."""
+        logger.warning("Paused", extra={"waiting": self._dispatcher.waiting})
+        self._dispatcher.pause()
+
+    def resume(self) -> None:
+        """Begin slots again."""
+        logger.info("Resumed", extra={"waiting": self._dispatcher.waiting})
+        self._dispatcher.resume()
+
+    def cancel(self, cancel: SlotCancel, written_ms: int) -> None:
+        """Answer a slot as cancelled: one that is here now, and one whose tick is read soon.
+
+        Args:
+            cancel: an operator's order.
+            written_ms: when it was written to Kafka; ticks that were written later are made.
+        """
+        logger.info("Cancel", extra={"channel": cancel.channel, "slot_id": cancel.slot_id})
+        self._cancels.note(cancel, written_ms)
+        self._dispatcher.cancel(self._cancels.why)
 
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
@@ -342,7 +384,7 @@ class Worker:
                 "deadline_s": round(job.deadline_s - arrival.monotonic_s, 3),
             },
         )
-        self._dispatcher.submit(job)
+        self._dispatcher.submit(job, self._cancels.why(job))
 
     def _put_aside(
         self,

@@ -13,6 +13,7 @@ from schemas.events import (
     ProgressStep,
     Provenance,
     Quality,
+    SlotCancel,
     SlotComplete,
     SlotProgress,
     SlotTick,
@@ -79,7 +80,20 @@ def example_events() -> dict[str, ContractModel]:
             ),
             decided_after_s=41.0,
         ),
+        "deadline-missed.cancelled": _cancelled(),
+        "slot-cancel": SlotCancel(slot_id=12345, reason="the show was dropped"),
     }
+
+
+def _cancelled() -> DeadlineMissed:
+    event = _missed(
+        MissReason.PREDICTED,
+        Stage.VIDEO,
+        "cancelled by an operator: the show was dropped",
+        Breakdown(queue_ms=12.4, audio_ms=1204.1, image_ms=810.7, total_ms=3_120.0),
+        decided_after_s=3.2,
+    )
+    return event.model_copy(update={"cancelled": True})
 
 
 def _minimal_tick() -> SlotTick:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.events import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
+from schemas.events import DeadlineMissed, SlotCancel, SlotComplete, SlotProgress, SlotTick
 from schemas.examples import example_events
 from schemas.recipe import Recipe
 
@@ -29,6 +29,7 @@ _MODELS: dict[str, tuple[type[BaseModel], _Mode]] = {
     "slot-complete": (SlotComplete, "serialization"),
     "deadline-missed": (DeadlineMissed, "serialization"),
     "slot-progress": (SlotProgress, "serialization"),
+    "slot-cancel": (SlotCancel, "validation"),
 }
 
 _CLOUD_EVENT_HEADERS = {
@@ -48,7 +49,8 @@ _TICK_HEADERS = {
     "vortex-replay-of": "The dead letter that an operator replayed, topic/partition@offset; workers"
     " ignore it",
 }
-_PROGRESS_HEADERS = {**_TRACE_HEADERS, "content-type": "application/json"}
+_JSON_HEADERS = {"content-type": "application/json"}
+_PROGRESS_HEADERS = {**_TRACE_HEADERS, **_JSON_HEADERS}
 _DEAD_LETTER_HEADERS = {
     "__dlq.errors.topic": "Topic of the tick",
     "__dlq.errors.partition": "Partition of the tick",
@@ -122,6 +124,11 @@ def _asyncapi() -> dict[str, Any]:
                 "How slots come along, keyed by slot id; best effort, and only where configured",
                 ["slotProgress"],
             ),
+            "control": _channel(
+                "slot.control",
+                "Orders of operators to all workers, keyed by slot id; only where configured",
+                ["slotCancel"],
+            ),
             "deadLetter": _channel(
                 "slot.dead-letter",
                 "Ticks that cannot be read: key, value and headers as they came",
@@ -130,6 +137,7 @@ def _asyncapi() -> dict[str, Any]:
         },
         "operations": {
             "receiveTick": _operation("receive", "ticks"),
+            "receiveOrder": _operation("receive", "control"),
             "sendOutcome": _operation("send", "results"),
             "sendProgress": _operation("send", "progress"),
             "sendDeadLetter": _operation("send", "deadLetter"),
@@ -148,6 +156,7 @@ def _asyncapi() -> dict[str, Any]:
                 "slotProgress": _message(
                     "SlotProgress", _PROGRESS_HEADERS, ["slot-progress", "slot-progress.ended"]
                 ),
+                "slotCancel": _message("SlotCancel", _JSON_HEADERS, ["slot-cancel"]),
                 "deadLetter": {
                     "title": "DeadLetter",
                     "contentType": "application/octet-stream",

@@ -66,6 +66,7 @@ def create(
     kafka = load_config(config).kafka
     names = kafka.topics
     wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}
+    wanted |= {name: 1 for name in (names.progress, names.control) if name is not None}
 
     async def create_missing() -> None:
         admin = make_admin(kafka, client_id="vortex-kafka")

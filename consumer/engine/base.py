@@ -66,6 +66,8 @@ class SlotNotMade:
     detail: str
     times_ms: Mapping[str, float]
     """Milliseconds of the steps that were reached."""
+    cancelled: bool = False
+    """Whether an operator cancelled it."""
 
 
 EngineResult = SlotMade | SlotNotMade

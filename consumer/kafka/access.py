@@ -30,7 +30,10 @@ _OPERATIONS = {"Read": 1 << 3, "Write": 1 << 4}
 
 @dataclass(frozen=True)
 class Role:
-    """What a kind of client does with the topics, by their names in the configuration."""
+    """What a kind of client does with the topics, by their names in the configuration.
+
+    Those that are not configured are left out.
+    """
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -38,10 +41,11 @@ class Role:
     """Whether it joins the group and publishes in transactions."""
 
 
-WORKER = Role(reads=("ticks",), writes=("results", "dead_letter"), serves=True)
+WORKER = Role(reads=("ticks", "control"), writes=("results", "dead_letter"), serves=True)
 PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
-CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter"))
+CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter", "progress"))
+OPERATOR = Role(writes=("control",))
 
 
 class MissingRightError(KafkaUnreachableError):
@@ -117,11 +121,12 @@ async def _check_topics(
     client: AIOKafkaClient, config: KafkaConfig, role: Role
 ) -> tuple[list[Right], list[str]]:
     """Return the rights that are missing, and the topics."""
-    names: dict[str, str] = config.topics.model_dump()
+    names: dict[str, str | None] = config.topics.model_dump()
     wanted = {
-        names[topic]: Right(operation, "topic", names[topic], f"kafka.topics.{topic}")
+        name: Right(operation, "topic", name, f"kafka.topics.{topic}")
         for operation, topics in (("Read", role.reads), ("Write", role.writes))
         for topic in topics
+        if (name := names[topic]) is not None
     }
     node = client.get_random_node()  # may be one that is down; the caller tries again
     answer = await client.send(node, _DescribeTopics(list(wanted)))

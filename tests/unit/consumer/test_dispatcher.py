@@ -426,6 +426,101 @@ async def test_slot_that_no_longer_fits_behind_one_whose_speech_took_long_is_ans
         assert 2 not in bench.decided
 
 
+# Operators
+
+
+def cancelled(*slot_ids: int) -> Callable[[Job], str | None]:
+    return lambda one: "cancelled, says a test" if one.tick.slot_id in slot_ids else None
+
+
+async def test_cancelled_slots_are_answered_at_once_and_the_next_one_is_made() -> None:
+    engine = ScriptedEngine({0: held()})
+    async with serving(engine) as bench:
+        bench.submit(*(job(slot_id) for slot_id in range(3)))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.cancel(cancelled(0, 1))
+        running, waiting, made = await bench.until_decided(0, 1, 2)
+    assert isinstance(running.made, SlotNotMade)
+    assert running.made.cancelled
+    assert running.made.stage is Stage.AUDIO
+    assert running.started_s is not None
+    assert waiting.made == SlotNotMade(
+        MissReason.PREDICTED, None, "cancelled, says a test", {}, cancelled=True
+    )
+    assert waiting.started_s is None
+    assert isinstance(made.made, SlotMade)
+    assert (engine.started, engine.cancelled) == ([0, 2], [0])
+
+
+async def test_cancel_that_comes_after_the_decision_changes_nothing() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until_decided(0)
+        bench.dispatcher.cancel(cancelled(0))  # `serving` fails if it is decided twice
+        bench.submit(job(1))
+        (made,) = await bench.until_decided(1)
+    assert isinstance(made.made, SlotMade)
+    assert engine.cancelled == []
+
+
+async def test_slot_that_was_cancelled_before_it_arrived_is_never_started() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        bench.dispatcher.submit(job(0), "cancelled before")
+        bench.dispatcher.submit(job(1, deadline_in_s=-1.0), "cancelled before")
+        early, late = await bench.until_decided(0, 1)
+    assert isinstance(early.made, SlotNotMade)
+    assert early.made.cancelled
+    assert late.reason is MissReason.EXPIRED
+    assert engine.started == []
+
+
+async def test_engine_lost_while_it_stops_a_cancelled_slot_is_replaced() -> None:
+    engine = ScriptedEngine({0: Script(hold=asyncio.Event(), lost_when_cancelled=True)})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.cancel(cancelled(0))
+        bench.submit(job(1))
+        lost, made = await bench.until_decided(0, 1)
+    assert isinstance(lost.made, SlotNotMade)
+    assert lost.made.cancelled
+    assert isinstance(made.made, SlotMade)
+    assert engine.starts == 2
+
+
+async def test_paused_dispatcher_finishes_what_runs_answers_what_is_hopeless_and_goes_on() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=1.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.pause()
+        bench.submit(job(1), job(2, deadline_in_s=1.2))
+        hold.set()
+        finished, hopeless = await bench.until_decided(0, 2)
+        assert isinstance(finished.made, SlotMade)
+        assert hopeless.reason is MissReason.PREDICTED
+        assert (engine.started, bench.dispatcher.waiting) == ([0], 1)
+        bench.dispatcher.resume()
+        (made,) = await bench.until_decided(1)
+    assert isinstance(made.made, SlotMade)
+
+
+async def test_paused_dispatcher_that_closes_leaves_what_waits_undecided() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.pause()
+        bench.submit(job(1))
+        bench.dispatcher.finish_by(time.monotonic() + 60.0)
+        hold.set()
+        await bench.until_decided(0)
+        await bench.until(lambda: bench.dispatcher.idle)
+    assert bench.decided.keys() == {0}
+
+
 # What watchers are told
 
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 import schemas
-from schemas import DeadlineMissed, SlotComplete, SlotProgress, SlotTick
+from schemas import DeadlineMissed, SlotCancel, SlotComplete, SlotProgress, SlotTick
 from schemas.generate import check, generate
 
 COMMITTED = Path(schemas.__file__).parent
@@ -20,6 +20,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "slot-complete": SlotComplete,
     "deadline-missed": DeadlineMissed,
     "slot-progress": SlotProgress,
+    "slot-cancel": SlotCancel,
 }
 SCHEMAS = sorted(COMMITTED.glob("json/*.json"))
 EXAMPLES = sorted(COMMITTED.glob("examples/*.json"))
@@ -119,6 +120,7 @@ def test_asyncapi_document_describes_all_topics() -> None:
         "ticks": "slot.ticks",
         "results": "slot.results",
         "progress": "slot.progress",
+        "control": "slot.control",
         "deadLetter": "slot.dead-letter",
     }
     assert {
@@ -126,6 +128,7 @@ def test_asyncapi_document_describes_all_topics() -> None:
         for operation in document["operations"].values()
     } == {
         ("receive", "#/channels/ticks"),
+        ("receive", "#/channels/control"),
         ("send", "#/channels/results"),
         ("send", "#/channels/progress"),
         ("send", "#/channels/deadLetter"),
@@ -137,7 +140,8 @@ def test_examples_in_the_asyncapi_document_satisfy_its_payloads() -> None:
     document = asyncapi()
     messages = document["components"]["messages"]
     with_examples = {name: message for name, message in messages.items() if "examples" in message}
-    assert set(with_examples) == {"tick", "slotComplete", "deadlineMissed", "slotProgress"}
+    events = {"tick", "slotComplete", "deadlineMissed", "slotProgress", "slotCancel"}
+    assert set(with_examples) == events
     for message in with_examples.values():
         validator = Draft202012Validator({**document, **message["payload"]})
         for example in message["examples"]:
