@@ -32,6 +32,7 @@ from tests.support.secured_kafka import SecuredKafka, secured_kafka
 pytestmark = pytest.mark.kafka
 
 ROLES = {"worker": WORKER, "producer": PRODUCER, "watcher": WATCHER, "operator": OPERATOR}
+COMMANDS = {"worker": "run", "producer": "tick", "watcher": "watch", "operator": "cancel main 1"}
 EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(user)))]
 
 
@@ -100,13 +101,8 @@ async def test_missing_right_is_named_in_one_line_by_every_command(
     rights = rights_of(lane, user)
     removed = rights.pop(index)
     await grant_and_wait(lane, config, user, rights, {removed.name})
-    commands = {
-        "worker": "run",
-        "producer": "tick",
-        "watcher": "watch",
-        "operator": "cancel main 1",
-    }
-    done = await asyncio.to_thread(vortex, *commands[user].split(), **variables(config))
+    command = COMMANDS[user].split()
+    done = await asyncio.to_thread(vortex, *command, **variables(config))
     said = said_by(done, 3)
     assert f"{removed.operation} on {removed.kind} {removed.name} (" in said
     assert said.count(" on ") == 1

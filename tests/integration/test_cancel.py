@@ -84,7 +84,7 @@ async def test_cancel_after_the_outcome_changes_nothing(lane: Lane) -> None:
 
 
 async def test_cancelled_slot_that_moves_to_another_worker_is_not_made_there(lane: Lane) -> None:
-    """The order is known to all, so it does not matter who decides, nor whether it was published."""
+    """All workers know the order, so it does not matter which of them decides."""
     stuck = ScriptedEngine(default=Script(hold=asyncio.Event()))
     emitted = await lane.emit([tick(1)])
     async with worker(lane, stuck, "a"):
