@@ -325,7 +325,9 @@ class Dispatcher:
         now = now_s()
         self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now)
         free_s = max(now, self._free_s() or now)
-        self._on_step(job, Step(planned_start_s=self._planner.start_s(job.key, free_s)))
+        needed_s = self._engine.predict_s(job.recipe, self._engine.ladder[-1])
+        start_s = self._planner.start_s(job.key, free_s)
+        self._on_step(job, Step(needed_s=needed_s, planned_start_s=start_s))
         self._wake.set()
 
     def _needed_s(self, job: Job, rung: Rung) -> float:

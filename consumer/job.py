@@ -115,6 +115,8 @@ class Step:
     """When the stage began."""
     ended_s: float | None = None
     """When the stage ended, well or not; None while it goes on."""
+    needed_s: float | None = None
+    """With how many seconds a waiting slot is planned; None while nothing was measured."""
     planned_start_s: float | None = None
     """When the work of a waiting slot should begin; None if the plan has no room for it yet."""
     finish_s: float | None = None

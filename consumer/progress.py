@@ -63,6 +63,7 @@ class ProgressTeller:
             stage=step.stage,
             ended_at=wall(step.ended_s),
             predicted_s=predicted_s,
+            planned_s=step.needed_s,
             planned_start=wall(step.planned_start_s),
             # Before anything was measured, the prediction says only that the slot may be tried.
             predicted_finish=None if predicted_s is None else wall(step.finish_s),

@@ -340,6 +340,8 @@ class SlotProgress(ContractModel):
     its start, `at` included: to readers who do not know this field it is the start once more."""
     predicted_s: float | None = Field(default=None, ge=0)
     """Seconds that the whole slot should take from its start; null while nothing was measured."""
+    planned_s: float | None = Field(default=None, ge=0)
+    """Seconds with which a waiting slot is planned: on the lowest rung that the worker may use."""
     planned_start: Moment | None = None
     """When the work should begin, as planned on acceptance; null if the plan had no room for it,
     and in events of stages."""

@@ -40,8 +40,9 @@ async def told(job: Job, *steps: Step, predicted_s: float | None = 4.0) -> list[
 
 async def test_waiting_slot_is_told_with_its_planned_start() -> None:
     one = job(7, arrived_s=100.0)
-    (event,) = await told(one, Step(planned_start_s=103.5))
+    (event,) = await told(one, Step(needed_s=2.5, planned_start_s=103.5))
     assert (event.step, event.stage, event.rung) == (ProgressStep.ACCEPTED, None, None)
+    assert (event.predicted_s, event.planned_s) == (4.0, 2.5)
     assert event.planned_start == one.arrival.to_wall(103.5)
     assert event.predicted_finish is None
 
