@@ -83,7 +83,7 @@ def check_out(revision: str, target: Path) -> Path:
 
 def as_read_by(root: Path, config: KafkaConfig) -> str:
     """Return a configuration as JSON, with the keys that the sources at `root` know."""
-    code = "from consumer.config import WorkerConfig; print(WorkerConfig.load().kafka.model_dump_json())"
+    code = "import consumer.config as c; print(c.WorkerConfig.load().kafka.model_dump_json())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,
