@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,6 +25,7 @@ MAX_KEPT = 10_000
 """Beyond it, the oldest orders are forgotten."""
 POLL_TIMEOUT_MS = 250
 START_TIMEOUT_S = 10.0
+CATCH_UP_S = 5.0
 RETRY_S = 2.0
 STOP_TIMEOUT_S = 2.0
 
@@ -81,29 +82,40 @@ async def reading_cancels(
 ) -> AsyncIterator[None]:
     """Read the orders of the last minutes and those that come, until the end of the context.
 
-    Every worker reads all of them, without a group. Brokers that are gone delay them, and cost one
-    warning.
+    Every worker reads all of them, without a group. The context begins once those that are there
+    have been read, or after a few seconds. Brokers that are gone delay them, and cost one warning.
     """
     topic = config.topics.control
     if topic is None:
         yield
         return
-    reading = asyncio.create_task(_read(config, topic, worker_id, on_cancel), name="cancels")
+    caught_up = asyncio.Event()
+    reading = asyncio.create_task(
+        _read(config, topic, worker_id, on_cancel, caught_up), name="cancels"
+    )
     try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(caught_up.wait(), CATCH_UP_S)
         yield
     finally:
         reading.cancel()
         await asyncio.wait({reading}, timeout=STOP_TIMEOUT_S)
 
 
-async def _read(config: KafkaConfig, topic: str, worker_id: str, on_cancel: OnCancel) -> None:
+async def _read(
+    config: KafkaConfig,
+    topic: str,
+    worker_id: str,
+    on_cancel: OnCancel,
+    caught_up: asyncio.Event,
+) -> None:
     warned = False
     while True:
         reader = make_reader(config, topic, client_id=f"{worker_id}-control")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await reader.start()
-                await _seek(reader)
+                ends = await _seek(reader)
             logger.info("Orders are read", extra={"topic": topic})
             while True:
                 fetched = await reader.getmany(timeout_ms=POLL_TIMEOUT_MS)
@@ -111,6 +123,8 @@ async def _read(config: KafkaConfig, topic: str, worker_id: str, on_cancel: OnCa
                 for records in fetched.values():
                     for record in records:
                         _hear(record, on_cancel)
+                if not caught_up.is_set() and await _is_past(reader, ends):
+                    caught_up.set()
         except (KafkaError, OSError) as error:
             if not warned:
                 reason = str(error) or repr(error)
@@ -123,8 +137,8 @@ async def _read(config: KafkaConfig, topic: str, worker_id: str, on_cancel: OnCa
         await asyncio.sleep(RETRY_S)
 
 
-async def _seek(reader: AIOKafkaConsumer) -> None:
-    """Begin with the orders that a worker which runs for long would still know."""
+async def _seek(reader: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+    """Begin with the orders that a worker which runs for long would still know; return the ends."""
     partitions: set[TopicPartition] = reader.assignment()
     since_ms = int(1000 * (time.time() - REMEMBER_S))
     found = await reader.offsets_for_times(dict.fromkeys(partitions, since_ms))
@@ -132,6 +146,11 @@ async def _seek(reader: AIOKafkaConsumer) -> None:
     for partition in partitions:
         first = found.get(partition)
         reader.seek(partition, ends[partition] if first is None else first.offset)
+    return dict(ends)
+
+
+async def _is_past(reader: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    return all([await reader.position(partition) >= end for partition, end in ends.items()])
 
 
 def _hear(record: ConsumerRecord, on_cancel: OnCancel) -> None:

@@ -155,9 +155,10 @@ class Board:
         at, due = slot.decided or 0.0, slot.deadline or 0.0
         ahead = []
         for other in self.slots():
-            if other is slot or other.worker != slot.worker or other.accepted is None:
+            if other is slot or other.worker != slot.worker:
                 continue
-            if other.accepted > at or (other.decided is not None and other.decided <= at):
+            known = [when for when in (other.accepted, *other.stages.values()) if when is not None]
+            if not known or min(known) > at or (other.decided is not None and other.decided <= at):
                 continue
             begun = {stage: began for stage, began in other.stages.items() if began <= at}
             if begun:

@@ -71,7 +71,7 @@ class Replays:
             reader = make_reader(self._config, *topics_of(self._config), client_id=CLIENT_ID)
             try:
                 await reader.start()
-                await seek(reader, from_ms - BEFORE_MS)
+                await seek(reader, max(0.0, from_ms - BEFORE_MS))
                 async for change in _play(reader, feed, self._config, from_ms, speed):
                     yield change
             finally:

@@ -89,6 +89,8 @@ def make_app(feed: Feed, artifacts: ArtifactsConfig, replays: Replays | None = N
 
     async def plan(request: Request) -> JSONResponse:
         slot = slot_of(request)
+        if slot.decided is None:
+            raise HTTPException(404, "this slot has no outcome yet")
         shown = feed.board if feed.board.get(slot.id) is slot else None
         board = shown or (replays and replays.board_of(slot)) or feed.board
         return JSONResponse(board.plan_at_the_end_of(slot))
@@ -117,14 +119,15 @@ def _asked_replay(request: Request) -> tuple[float, float]:
     """Return where a replay begins, milliseconds since 1970, and its speed."""
     try:
         moment = datetime.fromisoformat(request.query_params["from"])
+        from_ms = moment.timestamp() * 1000
         speed = float(request.query_params.get("speed", "1"))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise HTTPException(400, f"from or speed: {error}") from error
     if moment.tzinfo is None or not MIN_SPEED <= speed <= MAX_SPEED:
         raise HTTPException(
             400, f"from needs an offset, and speed lies between {MIN_SPEED:g} and {MAX_SPEED:g}"
         )
-    return moment.timestamp() * 1000, speed
+    return from_ms, speed
 
 
 async def _serve_file(uri: str, artifacts: ArtifactsConfig, media_type: str) -> Response:

@@ -90,7 +90,7 @@ async def test_cancelled_slot_that_moves_to_another_worker_is_not_made_there(lan
     async with worker(lane, stuck, "a"):
         await until(lambda: stuck.running == 1)
     await cancel(lane, "main", "1")
-    fresh = ScriptedEngine()
+    fresh = ScriptedEngine(default=Script(hold=asyncio.Event()))
     async with worker(lane, fresh, "b"):
         results = await lane.outcomes(1)
     assert_one_outcome_each(results, emitted)
