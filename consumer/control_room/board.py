@@ -137,7 +137,8 @@ class Board:
             slot.verification = event.verification.model_dump(exclude={"embedding"})
             slot.artifact = event.artifact.model_dump()
             slot.quality = event.quality.model_dump()
-            slot.provenance = event.provenance and event.provenance.model_dump()
+            made_from = event.provenance
+            slot.provenance = None if made_from is None else made_from.model_dump()
             slot.models = event.models
             slot.seed = str(event.seed)
         else:

@@ -52,7 +52,9 @@ def make_app(feed: Feed, artifacts: ArtifactsConfig, replays: Replays | None = N
 
     def slot_of(request: Request) -> Slot:
         name = request.path_params["slot"]
-        slot = feed.board.get(name) or (replays and replays.get(name))
+        slot = feed.board.get(name)
+        if slot is None and replays is not None:
+            slot = replays.get(name)
         if slot is None:
             raise HTTPException(404, "this slot is not known, or no longer")
         return slot
@@ -91,9 +93,8 @@ def make_app(feed: Feed, artifacts: ArtifactsConfig, replays: Replays | None = N
         slot = slot_of(request)
         if slot.decided is None:
             raise HTTPException(404, "this slot has no outcome yet")
-        shown = feed.board if feed.board.get(slot.id) is slot else None
-        board = shown or (replays and replays.board_of(slot)) or feed.board
-        return JSONResponse(board.plan_at_the_end_of(slot))
+        replayed = None if replays is None else replays.board_of(slot)
+        return JSONResponse((replayed or feed.board).plan_at_the_end_of(slot))
 
     async def trace(request: Request) -> JSONResponse:
         slot = slot_of(request)
