@@ -304,7 +304,7 @@ function captions(slot, video) {
       const item = element("li");
       const button = element("button", cue.getCueAsHTML().textContent.replaceAll("\n", " "));
       button.type = "button";
-      button.addEventListener("click", () => { video.currentTime = cue.startTime; });
+      button.addEventListener("click", () => { video.currentTime = cue.startTime + 0.01; });
       item.append(button);
       list.append(item);
       return [cue, button];
