@@ -145,6 +145,7 @@ async def _seek(reader: AIOKafkaConsumer) -> dict[TopicPartition, int]:
     ends = await reader.end_offsets(list(partitions))
     for partition in partitions:
         first = found.get(partition)
+        await reader.position(partition)  # one that looks for its first position would return to it
         reader.seek(partition, ends[partition] if first is None else first.offset)
     return dict(ends)
 

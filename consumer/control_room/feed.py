@@ -151,6 +151,7 @@ async def seek(reader: AIOKafkaConsumer, moment_ms: float) -> None:
     ends = await reader.end_offsets(list(partitions))
     for partition in partitions:
         first = found.get(partition)
+        await reader.position(partition)  # one that looks for its first position would return to it
         reader.seek(partition, ends[partition] if first is None else first.offset)
 
 
