@@ -20,7 +20,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas wheel deploy-check lock clean
+FROM ?= HEAD~1
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +61,9 @@ test-gpu: $(READY) ## Run the tests that need a GPU; skipped without one.
 
 chaos: $(READY) ## Kill things for MINUTES, as SEED says, and check every tick's outcome.
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
+upgrade: $(READY) ## Roll workers from the revision FROM to this one and back, under load.
+	$(BIN)/python -m tests.chaos.upgrade --from $(FROM)
 
 soak: $(READY) ## Run four workers for an hour, in which neither memory nor descriptors may grow.
 	$(BIN)/python -m tests.chaos.soak

@@ -24,6 +24,7 @@ class TopicsConfig(Section):
     progress: str | None = Field(pattern=TOPIC)
     handover: str | None = Field(pattern=TOPIC)
     workers: str | None = Field(pattern=TOPIC)
+    control: str | None = Field(pattern=TOPIC)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -32,9 +33,10 @@ class TopicsConfig(Section):
 
     @model_validator(mode="after")
     def _all_different(self) -> Self:
-        used = [name for name in self.model_dump().values() if name is not None]
+        names: dict[str, str | None] = self.model_dump()
+        used = [name for name in names.values() if name is not None]
         if len(set(used)) < len(used):
-            raise ValueError(f"{', '.join(self.model_fields)} must be different topics")
+            raise ValueError(f"{', '.join(names)} must be different topics")
         return self
 
     @model_validator(mode="after")
@@ -226,6 +228,12 @@ class HealthConfig(Section):
     address: str | None = Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):[0-9]{1,5}$")
 
 
+class ControlConfig(Section):
+    """Where an operator on the worker's machine reaches it."""
+
+    socket: Path | None
+
+
 class WorkerConfig(VortexConfig):
     """Everything that `config.yaml` may hold."""
 
@@ -236,4 +244,5 @@ class WorkerConfig(VortexConfig):
     slate: SlateConfig
     telemetry: TelemetryConfig
     health: HealthConfig
+    control: ControlConfig
     logging: LoggingConfig

@@ -7,7 +7,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from opentelemetry import trace
 
@@ -20,7 +21,7 @@ from consumer.engine.base import (
     SlotNotMade,
     SlotRequest,
 )
-from consumer.job import Job, TickKey
+from consumer.job import Job, Step, TickKey
 from consumer.planning import Planner, Start, Waiting
 from consumer.telemetry import propagation, semconv
 from schemas import MissReason, Stage
@@ -37,10 +38,12 @@ PLANS_AT_ONCE = 20
 # So many of the slots that the plan leaves out are offered to others at a time.
 MOST_OFFERED = 32
 LEFT_OUT = "the plan has no room for it"
-# A slot that is kept with little time to spare goes to a worker that has so much, of the usual time
-# from tick to deadline. docs/handover.md tells what that is worth.
+# A slot that is kept with so little time to spare goes to a worker that has so much: shares of the
+# usual time from tick to deadline. docs/handover.md tells what that is worth.
+TIGHT_SHARE = 10 / 45
 SPARE_SHARE = 15 / 45
 TIGHT = "the plan keeps it with little time to spare"
+PAUSED = "this worker is paused"
 
 # An engine that is lost while it starts is started again so often, then it counts as broken.
 MAX_STARTS = 3
@@ -53,7 +56,7 @@ STORING = {Stage.ENCODE, Stage.STORE}
 MOST_AT_WORK = 2
 
 OnResult = Callable[[Job, EngineResult, float | None], None]
-OnJobStage = Callable[[Job, Stage], None]
+OnStep = Callable[[Job, Step], None]
 HandOver = Callable[[Job, float, float, str], bool]
 """Asked to hand over a slot of so many seconds to a worker that has so many more to spare before
 its deadline, and told why; returns whether it was."""
@@ -73,6 +76,9 @@ class _Work:
     storing: bool = False
     """Whether it is encoded to its end and stored, and needs no model any more."""
     decided: bool = False
+    started_s: float = field(default_factory=now_s)
+    began_s: dict[Stage, float] = field(default_factory=dict)
+    """When each stage last began."""
 
     def leaves_room(self, room_s: float) -> bool:
         """Return whether the next slot may begin and not delay this one."""
@@ -92,7 +98,7 @@ class Dispatcher:
         self,
         engine: Engine,
         on_result: OnResult,
-        on_stage: OnJobStage = lambda _job, _stage: None,
+        on_step: OnStep = lambda _job, _step: None,
         hand_over: HandOver | None = None,
     ) -> None:
         """Be ready to queue; `run` serves.
@@ -100,7 +106,7 @@ class Dispatcher:
         Args:
             engine: makes the slots; not yet started.
             on_result: called once for every slot, with what came of it and when its work began.
-            on_stage: called whenever a stage of a slot begins.
+            on_step: called when a slot begins to wait, and when a stage of it begins or ends.
             hand_over: called with slots that the plan leaves out; by default they stay here.
         """
         self._engine = engine
@@ -110,7 +116,7 @@ class Dispatcher:
         # The slots that wait in the planner.
         self._jobs: dict[TickKey, Job] = {}
         self._on_result = on_result
-        self._on_stage = on_stage
+        self._on_step = on_step
         self._hand_over = hand_over
         self._starting: asyncio.Task[None] | None = None
         # How long the engine last took to start; not known before the first time.
@@ -125,6 +131,7 @@ class Dispatcher:
         self._loss_counted = False
         self._wake = asyncio.Event()
         self._closing_at_s = math.inf
+        self._paused = False
 
     @property
     def idle(self) -> bool:
@@ -135,6 +142,16 @@ class Dispatcher:
     def waiting(self) -> int:
         """How many slots wait."""
         return len(self._jobs)
+
+    @property
+    def making(self) -> int:
+        """How many slots are being made, or stored."""
+        return len(self._works)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no slot is started."""
+        return self._paused
 
     @property
     def ahead_s(self) -> float:
@@ -163,12 +180,19 @@ class Dispatcher:
         """Whether the engine is started and not lost."""
         return self._engine.ready
 
-    def submit(self, job: Job) -> None:
-        """Answer a slot that has just arrived immediately, or have it planned."""
+    def submit(self, job: Job, cancelled: str | None = None) -> None:
+        """Answer a slot that has just arrived immediately, or have it planned.
+
+        Args:
+            job: the slot.
+            cancelled: why an operator has cancelled it already, in words.
+        """
         late_s = job.arrival.monotonic_s - job.deadline_s
         if late_s >= 0:
             why = f"the deadline had passed {late_s:.3f} s before the tick arrived"
             self._refuse(job, why, MissReason.EXPIRED)
+        elif cancelled is not None:
+            self._on_result(job, _cancelled(cancelled), None)
         elif (ruled_out := self._engine.rule_out(job.recipe)) is not None:
             self._refuse(job, ruled_out)
         else:
@@ -185,9 +209,43 @@ class Dispatcher:
             if work.job.key == key and not work.decided:
                 task.cancel()
 
+    def cancel(self, why: Callable[[Job], str | None]) -> None:
+        """Answer the slots that an operator has cancelled, and stop their work.
+
+        Args:
+            why: returns in words why a slot is cancelled, None if it is not.
+        """
+        for job in list(self._jobs.values()):
+            if (words := why(job)) is not None:
+                del self._jobs[job.key]
+                self._planner.remove(job.key)
+                self._losses_with.pop(job.key, None)
+                self._on_result(job, _cancelled(words), None)
+        for task, work in self._works.items():
+            if not work.decided and (words := why(work.job)) is not None:
+                work.decided = True
+                self._losses_with.pop(work.job.key, None)
+                self._on_result(work.job, _cancelled(words, work), work.started_s)
+                task.cancel()
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Start no slot until `resume`; those that can wait no longer are still answered."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start slots again."""
+        self._paused = False
+        self._wake.set()
+
     def finish_by(self, moment_s: float) -> None:
-        """Start no more slots that would not be finished by a monotonic second."""
+        """Start no more slots that would not be finished by a monotonic second; paused, none."""
         self._closing_at_s = moment_s
+        if self._paused:
+            for job in self._jobs.values():
+                self._planner.remove(job.key)
+                job.close()  # left undecided, to whoever reads the partition next
+            self._jobs.clear()
         self._wake.set()
 
     async def start(self) -> None:
@@ -272,9 +330,13 @@ class Dispatcher:
             for each in [(slot, seconds), *self._planner.in_its_way(slot.key, MOST_OFFERED)]:
                 if self._leaves(*each, LEFT_OUT):
                     break
-        spare_s = SPARE_SHARE * self._planner.expected.offset_s
-        for slot, seconds in self._planner.tight(MOST_OFFERED):
-            self._leaves(slot, seconds, TIGHT, spare_s)
+        if self._paused:
+            for slot, seconds in self._planner.tight(math.inf, MOST_OFFERED):
+                self._leaves(slot, seconds, PAUSED)
+            return
+        usual_s = self._planner.expected.offset_s
+        for slot, seconds in self._planner.tight(TIGHT_SHARE * usual_s, MOST_OFFERED):
+            self._leaves(slot, seconds, TIGHT, SPARE_SHARE * usual_s)
 
     def _leaves(
         self, slot: Waiting[TickKey, Job], seconds: float, why: str, spare_s: float = 0.0
@@ -308,7 +370,7 @@ class Dispatcher:
             # Those that are being stored are not waited for by the one that needs the models.
             ends_s = [work.end_s for work in self._works.values() if not work.storing]
             return max(ends_s) if ends_s else min(work.end_s for work in self._works.values())
-        return None if self._engine.ready else self._ready_s
+        return None if self._engine.ready and not self._paused else self._ready_s
 
     def _begin(self, job: Job, start: Start[TickKey], now: float) -> None:
         end_s = now + start.seconds
@@ -326,7 +388,12 @@ class Dispatcher:
 
     def _wait_for_engine(self, job: Job) -> None:
         self._jobs[job.key] = job
-        self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now_s())
+        now = now_s()
+        self._planner.arrive(Waiting(job.key, job, job.emitted_s, job.deadline_s), now)
+        free_s = max(now, self._free_s() or now)
+        needed_s = self._engine.predict_s(job.recipe, self._engine.ladder[-1])
+        start_s = self._planner.start_s(job.key, free_s)
+        self._on_step(job, Step(needed_s=needed_s, planned_start_s=start_s))
         self._wake.set()
 
     def _lowest_s(self, job: Job) -> float:
@@ -367,7 +434,7 @@ class Dispatcher:
 
     async def _make(self, work: _Work) -> None:
         job = work.job
-        started_s = now_s()
+        work.started_s = now_s()
         tracer.start_span(
             "slot.queue",
             context=job.context,
@@ -376,7 +443,7 @@ class Dispatcher:
         ).end()
         try:
             request = _request(job, work.start, self._engine.ladder)
-            result = await self._engine.run(request, lambda stage: self._note_stage(work, stage))
+            result = await self._engine.run(request, partial(self._note_stage, work))
         except EngineLostError as error:
             if _being_cancelled():
                 raise asyncio.CancelledError from error
@@ -387,26 +454,40 @@ class Dispatcher:
                 return
             semconv.record_failure(job.span, error)
             result = SlotNotMade(MissReason.ENGINE_LOST, None, str(error), {})
+        if work.decided:  # cancelled at the last moment
+            return
         if isinstance(result, SlotMade):
             self._losses = 0
         work.decided = True
         self._losses_with.pop(job.key, None)
-        self._on_result(job, result, started_s)
+        self._on_result(job, result, work.started_s)
         try:
             await self._engine.settle()
         except EngineLostError as error:
             self._lose(error, job)
 
-    def _note_stage(self, work: _Work, stage: Stage) -> None:
-        if stage in STORING:
-            work.storing = True
-        else:
-            recipe, rung = work.job.recipe, work.start.rung
-            rest_s = self._engine.predict_rest_s(recipe, rung, stage)
-            if rest_s is not None:
-                work.end_s = min(now_s() + rest_s, work.job.deadline_s)
-        self._wake.set()
-        self._on_stage(work.job, stage)
+    def _note_stage(self, work: _Work, stage: Stage, *, ended: bool = False) -> None:
+        now, finish_s = now_s(), work.end_s
+        if not ended:
+            work.began_s[stage] = now
+            if stage in STORING:
+                work.storing = True
+            else:
+                recipe, rung = work.job.recipe, work.start.rung
+                rest_s = self._engine.predict_rest_s(recipe, rung, stage)
+                if rest_s is not None:
+                    finish_s = now + rest_s
+                    work.end_s = min(finish_s, work.job.deadline_s)
+            self._wake.set()
+        step = Step(
+            stage,
+            began_s=work.began_s.get(stage, now),
+            ended_s=now if ended else None,
+            finish_s=finish_s,
+            rung=work.start.rung.name,
+            rung_why=work.start.held_back,
+        )
+        self._on_step(work.job, step)
 
     def _lose(self, error: EngineLostError, job: Job) -> None:
         if not self._loss_counted:
@@ -448,6 +529,12 @@ def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotR
         rung_why=start.held_back,
         trace=propagation.inject_carrier(job.context),
     )
+
+
+def _cancelled(why: str, work: _Work | None = None) -> SlotNotMade:
+    """Return the outcome of a slot that an operator has cancelled, in the making or before."""
+    stage = None if work is None else next(reversed(work.began_s), None)
+    return SlotNotMade(MissReason.PREDICTED, stage, why, {}, cancelled=True)
 
 
 def _close_if_undecided(work: _Work) -> None:

@@ -12,7 +12,7 @@ from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick
+from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick, Stage
 from vortex.slot import slot_seed
 from vortex.utils.clock import now_s
 
@@ -74,8 +74,8 @@ class Hop:
     """What that worker's plan said."""
     arrived: datetime
     """When that worker read it."""
-    emitted: datetime
-    """When it was written to Kafka first."""
+    written_ms: int | None
+    """The timestamp of the record there, milliseconds since 1970; None if it had none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,8 @@ class Job:
     """The tick's `process` span, open until the outcome is published."""
     context: Context
     """Holds `span`; parent of everything done for the tick."""
+    written_ms: int | None = None
+    """The timestamp of the record that was read first, milliseconds since 1970; None without."""
     hop: Hop | None = None
     """How it came here, if another worker has handed it over."""
     record: ConsumerRecord | None = None
@@ -104,11 +106,9 @@ class Job:
     def arrived_s(self) -> float:
         """When its tick was read first, in monotonic seconds; wherever that was, not after now."""
         here_s = self.arrival.monotonic_s
-        return (
-            here_s
-            if self.hop is None
-            else min(here_s, self.arrival.to_monotonic_s(self.hop.arrived))
-        )
+        if self.hop is None:
+            return here_s
+        return min(here_s, self.arrival.to_monotonic_s(self.hop.arrived))
 
     @property
     def source(self) -> TickKey:
@@ -138,6 +138,7 @@ class Job:
             deadline_s=arrival.to_monotonic_s(tick.deadline),
             span=span,
             context=context,
+            written_ms=timestamp_ms,
             hop=hop,
             record=record,
         )
@@ -150,6 +151,28 @@ class Job:
     def close(self) -> None:
         """End the tick's span, unless that was done: the tick is left undecided."""
         _end_once(self.span)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a slot has come, for those who watch. Times are monotonic seconds."""
+
+    stage: Stage | None = None
+    """The stage that began or ended; None: the slot begins to wait."""
+    began_s: float | None = None
+    """When the stage began."""
+    ended_s: float | None = None
+    """When the stage ended, well or not; None while it goes on."""
+    needed_s: float | None = None
+    """With how many seconds a waiting slot is planned; None while nothing was measured."""
+    planned_start_s: float | None = None
+    """When the work of a waiting slot should begin; None if the plan has no room for it yet."""
+    finish_s: float | None = None
+    """When the slot should be stored, as predicted when the stage began."""
+    rung: str | None = None
+    """The quality rung on which the work began."""
+    rung_why: str = ""
+    """Why that is not the best; empty if it is."""
 
 
 class DeadLetterReason(StrEnum):

@@ -79,6 +79,7 @@ class OutcomeWriter:
                 stage=result.stage,
                 detail=detail,
                 slate_uri=self._slate_uri(job.tick.channel),
+                cancelled=result.cancelled,
             )
             job.span.set_attribute(semconv.SLOT_REASON, event.reason.value)
             job.span.set_attribute(semconv.ERROR_TYPE, event.reason.value)
@@ -152,4 +153,7 @@ def _log(job: Job, event: SlotComplete | DeadlineMissed) -> None:
             logger.info("Slot complete", extra=fields)
             return
         why = {"reason": event.reason.value, "stage": event.stage, "detail": shorten(event.detail)}
-        logger.warning("Deadline missed", extra=fields | why)
+        if event.cancelled:  # as it was told to
+            logger.info("Slot cancelled", extra=fields | why)
+        else:
+            logger.warning("Deadline missed", extra=fields | why)

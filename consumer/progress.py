@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from consumer.config import KafkaConfig
-from consumer.job import Job
+from consumer.job import Job, Step
 from consumer.kafka.clients import make_plain_producer
 from consumer.telemetry import propagation
 from consumer.worker import OnProgress, worker_info
-from schemas import ProgressStep, Recipe, SlotProgress, Stage, TickSource, WorkerInfo
+from schemas import ProgressStep, Recipe, SlotProgress, TickSource, WorkerInfo
 
 MAX_WAITING = 1_000
 """Events that may wait for the brokers; older ones are dropped, as news go stale."""
@@ -42,22 +43,32 @@ class ProgressTeller:
         self._waiting: deque[tuple[Job, SlotProgress]] = deque(maxlen=MAX_WAITING)
         self._arrived = asyncio.Event()
 
-    def note(self, job: Job, stage: Stage | None) -> None:
-        """Tell that a slot waits (None), or that a stage of it starts."""
-        now = datetime.now(UTC)
+    def note(self, job: Job, step: Step) -> None:
+        """Tell that a slot waits, or that a stage of it starts or ends."""
         predicted_s = self._predict_s(job.recipe)
-        # Speech is one of the two stages that a slot begins with.
-        starts = stage is Stage.AUDIO and predicted_s is not None
+        if predicted_s is not None and not math.isfinite(predicted_s):
+            predicted_s = None  # not to be made like this at all; the rung says how it is made
+
+        def wall(moment_s: float | None) -> datetime | None:
+            return None if moment_s is None else job.arrival.to_wall(moment_s)
+
+        waits = step.stage is None
         event = SlotProgress(
             slot_id=job.tick.slot_id,
             channel=job.tick.channel,
             source=TickSource(**job.source._asdict()),
             deadline=job.tick.deadline,
-            at=now,
-            step=ProgressStep.ACCEPTED if stage is None else ProgressStep.STAGE_STARTED,
-            stage=stage,
+            at=wall(step.began_s) or datetime.now(UTC),
+            step=ProgressStep.ACCEPTED if waits else ProgressStep.STAGE_STARTED,
+            stage=step.stage,
+            ended_at=wall(step.ended_s),
             predicted_s=predicted_s,
-            predicted_finish=now + timedelta(seconds=predicted_s or 0.0) if starts else None,
+            planned_s=step.needed_s,
+            planned_start=wall(step.planned_start_s),
+            # Before anything was measured, the prediction says only that the slot may be tried.
+            predicted_finish=None if predicted_s is None else wall(step.finish_s),
+            rung=step.rung,
+            rung_reason=step.rung_why or None,
             worker=self._worker,
         )
         self._waiting.append((job, event))
@@ -90,7 +101,7 @@ async def telling_progress(
     """
     topic = config.topics.progress
     if topic is None:
-        yield lambda _job, _stage: None
+        yield lambda _job, _step: None
         return
     teller = ProgressTeller(worker_info(config, worker_id), predict_s)
     telling = asyncio.create_task(_tell(teller, config, topic, worker_id), name="progress")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,9 +20,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
+from consumer.cancels import Cancels
 from consumer.config import KafkaConfig, SlateConfig
 from consumer.dead_letter import dead_letter
-from consumer.dispatcher import Dispatcher
+from consumer.dispatcher import Dispatcher, OnStep
 from consumer.duplicates import RecentTicks, read_recent
 from consumer.engine.base import Engine, EngineResult, EngineStartError, SlotNotMade
 from consumer.engine.measured import MeasuredEngine
@@ -30,7 +31,7 @@ from consumer.handover.announcing import Standing
 from consumer.handover.handover import USUAL, Handover
 from consumer.handover.hop import read_hop
 from consumer.intake import UnreadableTickError, read_tick
-from consumer.job import Arrival, Decision, Hop, Job, TickKey
+from consumer.job import Arrival, Decision, Hop, Job, Step, TickKey
 from consumer.kafka.access import WORKER, require_access
 from consumer.kafka.at_least_once import AtLeastOncePublisher
 from consumer.kafka.clients import (
@@ -49,7 +50,7 @@ from consumer.outcome import OutcomeWriter
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.worker_metrics import WorkerMetrics, WorkerState
 from consumer.watched_tasks import WatchedTasks
-from schemas import MissReason, SlotTick, Stage, WorkerInfo
+from schemas import MissReason, SlotCancel, SlotTick, WorkerInfo
 
 if TYPE_CHECKING:
     from schemas.signing import TrustedKeys
@@ -66,8 +67,8 @@ logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("vortex.consumer", schema_url=semconv.SCHEMA_URL)
 
 
-OnProgress = Callable[[Job, Stage | None], None]
-"""Told of each slot when it begins to wait (None), and when each of its stages begins."""
+OnProgress = OnStep
+"""Told of each slot when it begins to wait, and when each of its stages begins and ends."""
 
 
 class WorkerStartError(Exception):
@@ -112,7 +113,7 @@ class Worker:
         engine: Engine,
         *,
         worker_id: str | None = None,
-        on_progress: OnProgress = lambda _job, _stage: None,
+        on_progress: OnProgress = lambda _job, _step: None,
         store_problem: Callable[[], str | None] = lambda: None,
         trusted: TrustedKeys | None = None,
         metrics: WorkerMetrics | None = None,
@@ -150,12 +151,13 @@ class Worker:
         self._dispatcher = Dispatcher(
             self._engine,
             self._on_result,
-            self._on_stage,
+            self._on_step,
             None if self._handover is None else self._hand_over,
         )
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
+        self._cancels = Cancels()
         self._log_ends: Mapping[TopicPartition, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watched = WatchedTasks(self._fail)
@@ -172,7 +174,8 @@ class Worker:
     def accepting(self) -> bool:
         """Whether ticks are read and a slot could be started now."""
         reading = any(partition.wants_ticks for partition in self._partitions.values())
-        return reading and self._dispatcher.engine_ready and not self._stop_requested.is_set()
+        able = self._dispatcher.engine_ready and not self._dispatcher.paused
+        return reading and able and not self._stop_requested.is_set()
 
     @property
     def standing(self) -> Mapping[TopicPartition, Fault]:
@@ -187,7 +190,7 @@ class Worker:
             for each, fault in self._standing.items()
         ]
         return {
-            "worker": "is stopping" if self._stop_requested.is_set() else None,
+            "worker": None if self._state == "serving" else f"is {self._state}",
             "engine": None if self._dispatcher.engine_ready else "has not started",
             "group": None if self._joined else "has no assignment yet",
             "claims": f"not claimed: partition {', '.join(unclaimed)}" if unclaimed else None,
@@ -224,7 +227,46 @@ class Worker:
             standing=len(self._standing),
             engine_ready=self._engine.ready,
             engine_memory_bytes=self._engine.memory_bytes,
+            paused=self._dispatcher.paused,
         )
+
+    @property
+    def _state(self) -> str:
+        if self._stop_requested.is_set():
+            return "stopping"
+        return "paused" if self._dispatcher.paused else "serving"
+
+    def status(self) -> Mapping[str, Any]:  # Any: whatever JSON holds
+        """Return what the worker is doing, for operators."""
+        problems = {name: problem for name, problem in self.readiness().items() if problem}
+        return {
+            "worker": self.worker_id,
+            "state": self._state,
+            "making": self._dispatcher.making,
+            "waiting": self._dispatcher.waiting,
+            "problems": problems,
+        }
+
+    def pause(self) -> None:
+        """Begin no slot until `resume`; ticks are read on, and answered once they cannot wait."""
+        logger.warning("Paused", extra={"waiting": self._dispatcher.waiting})
+        self._dispatcher.pause()
+
+    def resume(self) -> None:
+        """Begin slots again."""
+        logger.info("Resumed", extra={"waiting": self._dispatcher.waiting})
+        self._dispatcher.resume()
+
+    def cancel(self, cancel: SlotCancel, written_ms: int) -> None:
+        """Answer a slot as cancelled: one that is here now, and one whose tick is read soon.
+
+        Args:
+            cancel: an operator's order.
+            written_ms: when it was written to Kafka; ticks that were written later are made.
+        """
+        logger.info("Cancel", extra={"channel": cancel.channel, "slot_id": cancel.slot_id})
+        self._cancels.note(cancel, written_ms)
+        self._dispatcher.cancel(self._cancels.why)
 
     def request_stop(self) -> None:
         """Ask `run` to finish what can be finished within the grace period, and to return."""
@@ -362,9 +404,7 @@ class Worker:
                 "deadline_s": round(job.deadline_s - arrival.monotonic_s, 3),
             },
         )
-        self._on_progress(job, None)
-        self._dispatcher.submit(job)
-        self._note_change()
+        self._dispatcher.submit(job, self._cancels.why(job))
 
     def _job(
         self,
@@ -381,7 +421,7 @@ class Worker:
             arrival,
             span,
             context,
-            record.timestamp if hop is None else round(hop.emitted.timestamp() * 1000),
+            record.timestamp if hop is None else hop.written_ms,
             hop=hop,
             record=record if self._handover is not None and hop is None else None,
         )
@@ -458,8 +498,9 @@ class Worker:
     # --- handover ---------------------------------------------------------------------------
 
     def _standing_now(self) -> Standing:
-        """Return what the other workers are told; a worker that stops takes no slots."""
-        takes = self._dispatcher.engine_ready and not self._stop_requested.is_set()
+        """Return what the others are told; a worker that stops or is paused takes no slots."""
+        able = self._dispatcher.engine_ready and not self._dispatcher.paused
+        takes = able and not self._stop_requested.is_set()
         return Standing(
             free_in_s=self._dispatcher.free_in_s,
             usual_s=self._engine.predict_s(USUAL) or 0.0,
@@ -488,8 +529,8 @@ class Worker:
         self._publish(decision)
         return True
 
-    def _on_stage(self, job: Job, stage: Stage) -> None:
-        self._on_progress(job, stage)
+    def _on_step(self, job: Job, step: Step) -> None:
+        self._on_progress(job, step)
         self._note_change()
 
     def _note_change(self) -> None:

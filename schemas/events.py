@@ -309,6 +309,9 @@ class DeadlineMissed(_Outcome):
     """Who decided."""
     slate_uri: str | None = None
     """Where to read a finished video to show instead; null if none is configured."""
+    cancelled: bool = False
+    """Whether an operator cancelled the slot. The reason is then predicted, as for every other slot
+    that a worker does not make although it could try; `stage` names the work that was stopped."""
 
 
 class ProgressStep(StrEnum):
@@ -343,10 +346,23 @@ class SlotProgress(ContractModel):
     """accepted (the slot waits for its turn) or stage-started."""
     stage: Annotated[Stage, Field(strict=False)] | None = None
     """The stage that started; a new attempt starts it again."""
+    ended_at: Moment | None = None
+    """When the stage ended, well or not; null while it runs. The event of its end repeats that of
+    its start, `at` included: to readers who do not know this field it is the start once more."""
     predicted_s: float | None = Field(default=None, ge=0)
     """Seconds that the whole slot should take from its start; null while nothing was measured."""
+    planned_s: float | None = Field(default=None, ge=0)
+    """Seconds with which a waiting slot is planned: on the lowest rung that the worker may use."""
+    planned_start: Moment | None = None
+    """When the work should begin, as planned on acceptance; null if the plan had no room for it,
+    and in events of stages."""
     predicted_finish: Moment | None = None
     """When the slot should be stored; null before its first stage."""
+    rung: str | None = None
+    """Name of the quality rung on which the work began; null before its first stage. The outcome
+    names the one on which it ended."""
+    rung_reason: str | None = None
+    """Why it did not begin on the best rung that the worker may use; null if it did."""
     worker: WorkerInfo
     """Who makes it."""
 
@@ -377,6 +393,26 @@ class WorkerAnnouncement(ContractModel):
         max_length=1000, strict=False
     )
     """Which partitions of the topic of handovers it reads."""
+
+
+class SlotCancel(ContractModel):
+    """An operator's order that a slot is not to be made; `vortex cancel` writes it.
+
+    It concerns every tick for this channel and slot that was written to Kafka before it and has no
+    outcome yet. Each of these gets its one outcome, deadline-missed with `cancelled`. Ticks that
+    are written later are made; an outcome that was decided stays as it is.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this contract."""
+    type: Literal["slot-cancel"] = "slot-cancel"
+    """Tells it apart from other orders, of which there are none yet."""
+    channel: Channel = "main"
+    """The slot's channel."""
+    slot_id: SlotId
+    """The slot."""
+    reason: str = Field(default="", max_length=500)
+    """Why, for people; it comes in the outcome's detail."""
 
 
 Outcome = Annotated[SlotComplete | DeadlineMissed, Field(discriminator="type")]

@@ -14,6 +14,7 @@ from schemas.events import (
     ProgressStep,
     Provenance,
     Quality,
+    SlotCancel,
     SlotComplete,
     SlotProgress,
     SlotTick,
@@ -71,6 +72,7 @@ def example_events() -> dict[str, ContractModel]:
                 "handed_over": HandedOver(worker="worker-1a2b", at=_EMITTED + timedelta(seconds=12))
             }
         ),
+        "slot-progress.ended": _progress(ended_at=_EMITTED + timedelta(seconds=2.3)),
         "deadline-missed.expired": _missed(
             MissReason.EXPIRED,
             None,
@@ -101,7 +103,20 @@ def example_events() -> dict[str, ContractModel]:
             ),
             decided_after_s=41.0,
         ),
+        "deadline-missed.cancelled": _cancelled(),
+        "slot-cancel": SlotCancel(slot_id=12345, reason="the show was dropped"),
     }
+
+
+def _cancelled() -> DeadlineMissed:
+    event = _missed(
+        MissReason.PREDICTED,
+        Stage.VIDEO,
+        "cancelled by an operator: the show was dropped",
+        Breakdown(queue_ms=12.4, audio_ms=1204.1, image_ms=810.7, total_ms=3_120.0),
+        decided_after_s=3.2,
+    )
+    return event.model_copy(update={"cancelled": True})
 
 
 def _minimal_tick() -> SlotTick:
@@ -201,7 +216,7 @@ def _complete() -> SlotComplete:
     )
 
 
-def _progress() -> SlotProgress:
+def _progress(ended_at: datetime | None = None) -> SlotProgress:
     started = _EMITTED + timedelta(seconds=1)
     return SlotProgress(
         slot_id=12345,
@@ -211,8 +226,11 @@ def _progress() -> SlotProgress:
         at=started,
         step=ProgressStep.STAGE_STARTED,
         stage=Stage.AUDIO,
+        ended_at=ended_at,
         predicted_s=5.4,
         predicted_finish=started + timedelta(seconds=5.4),
+        rung="half",
+        rung_reason="rung full needs 9.31 s, and 8.20 s were left",
         worker=_WORKER,
     )
 

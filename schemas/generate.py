@@ -15,7 +15,14 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.events import DeadlineMissed, SlotComplete, SlotProgress, SlotTick, WorkerAnnouncement
+from schemas.events import (
+    DeadlineMissed,
+    SlotCancel,
+    SlotComplete,
+    SlotProgress,
+    SlotTick,
+    WorkerAnnouncement,
+)
 from schemas.examples import example_events
 from schemas.recipe import Recipe
 
@@ -30,6 +37,7 @@ _MODELS: dict[str, tuple[type[BaseModel], _Mode]] = {
     "deadline-missed": (DeadlineMissed, "serialization"),
     "slot-progress": (SlotProgress, "serialization"),
     "worker-announcement": (WorkerAnnouncement, "serialization"),
+    "slot-cancel": (SlotCancel, "validation"),
 }
 
 _CLOUD_EVENT_HEADERS = {
@@ -55,12 +63,13 @@ _HANDOVER_HEADERS = {
     "vortex-handover-partition": "Partition of the tick",
     "vortex-handover-offset": "Offset of the tick",
     "vortex-handover-arrived": "When it was read there, RFC 3339",
-    "vortex-handover-emitted": "When it was written to Kafka, RFC 3339",
+    "vortex-handover-written": "Its timestamp there, milliseconds since 1970; absent without one",
     "vortex-handover-worker": "The worker that handed it over",
     "vortex-handover-at": "When, RFC 3339",
     "vortex-handover-why": "What that worker's plan said",
 }
-_PROGRESS_HEADERS = {**_TRACE_HEADERS, "content-type": "application/json"}
+_JSON_HEADERS = {"content-type": "application/json"}
+_PROGRESS_HEADERS = {**_TRACE_HEADERS, **_JSON_HEADERS}
 _DEAD_LETTER_HEADERS = {
     "__dlq.errors.topic": "Topic of the tick",
     "__dlq.errors.partition": "Partition of the tick",
@@ -145,6 +154,11 @@ def _asyncapi() -> dict[str, Any]:
                 "What workers say of themselves, keyed by their names, compacted; best effort",
                 ["workerAnnouncement"],
             ),
+            "control": _channel(
+                "slot.control",
+                "Orders of operators to all workers, keyed by slot id; only where configured",
+                ["slotCancel"],
+            ),
             "deadLetter": _channel(
                 "slot.dead-letter",
                 "Ticks that cannot be read: key, value and headers as they came",
@@ -153,6 +167,7 @@ def _asyncapi() -> dict[str, Any]:
         },
         "operations": {
             "receiveTick": _operation("receive", "ticks"),
+            "receiveOrder": _operation("receive", "control"),
             "sendOutcome": _operation("send", "results"),
             "sendProgress": _operation("send", "progress"),
             "sendDeadLetter": _operation("send", "deadLetter"),
@@ -172,7 +187,10 @@ def _asyncapi() -> dict[str, Any]:
                     outcome_headers,
                     ["deadline-missed.expired", "deadline-missed.timeout"],
                 ),
-                "slotProgress": _message("SlotProgress", _PROGRESS_HEADERS, ["slot-progress"]),
+                "slotProgress": _message(
+                    "SlotProgress", _PROGRESS_HEADERS, ["slot-progress", "slot-progress.ended"]
+                ),
+                "slotCancel": _message("SlotCancel", _JSON_HEADERS, ["slot-cancel"]),
                 "handedOver": _message(
                     "SlotTick", _HANDOVER_HEADERS, ["slot-tick.minimal", "slot-tick.full"]
                 ),

@@ -49,6 +49,9 @@ class SlotListener:
     def step_began(self, step: str) -> None:
         """A step began: a stage, or what follows the stages."""
 
+    def step_ended(self, step: str) -> None:
+        """A step ended, well or not."""
+
     def attempt_began(self, stage: str) -> None:
         """An attempt of a stage began, under the stage's time limit."""
 
@@ -122,6 +125,7 @@ class SlotContext:
             raise
         finally:
             self.breakdown[f"{name}_ms"] = (clock() - started_s) * 1000
+            self.listener.step_ended(name)
 
 
 def as_recipe(recipe: Recipe | Mapping[str, Any]) -> Recipe:

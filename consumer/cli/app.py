@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli import (
+    cancel,
     config,
     control_room,
     dead_letters,
@@ -23,6 +24,7 @@ from consumer.cli import (
     simulate,
     tick,
     watch,
+    worker,
 )
 from consumer.cli.common import EXIT_MISSING, FAILURES, exit_code_of, fail
 
@@ -63,6 +65,7 @@ app.command(name="demo")(demo.demo)
 app.command(name="run")(run.run)
 app.command(name="tick")(tick.tick)
 app.command(name="watch")(watch.watch)
+app.command(name="cancel")(cancel.cancel)
 app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
@@ -71,6 +74,7 @@ app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(worker.app, name="worker")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

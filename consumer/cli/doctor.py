@@ -92,8 +92,7 @@ def _kafka(settings: WorkerConfig) -> str:
             " create it with `vortex kafka create-topics`"
         )
     return (
-        f"{kafka.bootstrap_servers}, all three topics are there, and the rights to them,"
-        f" {kafka.delivery}"
+        f"{kafka.bootstrap_servers}, all topics are there, and the rights to them, {kafka.delivery}"
     )
 
 

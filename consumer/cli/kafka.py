@@ -68,8 +68,7 @@ def create(
     kafka = load_config(config).kafka
     names = kafka.topics
     wanted = {names.ticks: partitions, names.results: partitions, names.dead_letter: 1}
-    if names.progress is not None:
-        wanted[names.progress] = 1
+    wanted |= {name: 1 for name in (names.progress, names.control) if name is not None}
     if names.handover is not None and names.workers is not None:
         wanted |= {names.handover: partitions, names.workers: 1}
 

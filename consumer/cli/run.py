@@ -9,10 +9,12 @@ import typer
 
 from consumer.artifacts.store import ArtifactStore
 from consumer.artifacts.store_probe import probing
+from consumer.cancels import reading_cancels
 from consumer.cli.common import FAILURES, ConfigOption, complain, exit_code_of, load_config
 from consumer.cli.leaving import AbandonableThreads, leave
 from consumer.cli.stop_signals import held_stop
 from consumer.config import WorkerConfig
+from consumer.control import serving_control
 from consumer.engine.make import make_engine
 from consumer.health import Answer, Route, serving_health
 from consumer.intake import load_trusted_keys
@@ -94,6 +96,8 @@ async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics
         async with (
             observing(worker, worker_metrics),
             serving_health(settings.health, worker, routes={"/metrics": _page_of(metrics)}),
+            serving_control(settings.control, worker),
+            reading_cancels(settings.kafka, name, worker.cancel),
         ):
             await worker.run()
 

@@ -24,6 +24,8 @@ MAX_DECIDED = 2_000
 MAX_UNDECIDED = 20_000
 """Ticks without one; beyond it, those that were read first are forgotten."""
 MAX_TEXT = 2_000
+MAX_AHEAD = 100
+"""Slots that are listed of a plan."""
 
 
 @dataclass
@@ -40,9 +42,17 @@ class Slot:
     emitted: float | None = None
     accepted: float | None = None
     predicted_s: float | None = None
+    planned_s: float | None = None
+    planned_start: float | None = None
     predicted_finish: float | None = None
     stages: dict[str, float] = field(default_factory=dict)
     """When each stage last began."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """When each stage that is over ended."""
+    forecasts: dict[str, float] = field(default_factory=dict)
+    """When the slot was to be stored, as predicted at the beginning of each stage."""
+    rung: str = ""
+    rung_reason: str = ""
     worker: str = ""
     prompt: str = ""
     script: str = ""
@@ -55,7 +65,11 @@ class Slot:
     verification: dict[str, Any] | None = None
     artifact: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    models: dict[str, str] = field(default_factory=dict)
     seed: str = ""
+    cancelled: bool = False
+    slate_uri: str = ""
 
     @property
     def has_outcome(self) -> bool:
@@ -64,7 +78,11 @@ class Slot:
 
     def as_json(self) -> dict[str, Any]:
         """Return what differs from an unknown slot, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if value not in ("", None, {})}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value not in ("", None, {}) and value is not False
+        }
 
 
 class Board:
@@ -98,12 +116,11 @@ class Board:
         slot.channel, slot.slot_id = event.channel, str(event.slot_id)
         slot.deadline, slot.worker = _ms(event.deadline), event.worker.id
         slot.predicted_s = event.predicted_s
-        if event.predicted_finish is not None:
-            slot.predicted_finish = _ms(event.predicted_finish)
         if event.step is ProgressStep.ACCEPTED:
-            slot.accepted = _ms(event.at)
+            slot.accepted, slot.planned_s = _ms(event.at), event.planned_s
+            slot.planned_start = None if event.planned_start is None else _ms(event.planned_start)
         elif event.stage is not None:
-            slot.stages[event.stage.value] = _ms(event.at)
+            _note_stage(slot, event)
         if not slot.has_outcome:  # progress may come after the outcome
             slot.state = "making" if slot.stages else "waiting"
         return slot
@@ -120,11 +137,57 @@ class Board:
             slot.verification = event.verification.model_dump(exclude={"embedding"})
             slot.artifact = event.artifact.model_dump()
             slot.quality = event.quality.model_dump()
+            made_from = event.provenance
+            slot.provenance = None if made_from is None else made_from.model_dump()
+            slot.models = event.models
             slot.seed = str(event.seed)
         else:
             slot.state = "missed"
             slot.reason, slot.detail = event.reason.value, event.detail
+            slot.cancelled, slot.slate_uri = event.cancelled, event.slate_uri or ""
         return slot
+
+    def plan_at_the_end_of(self, slot: Slot) -> Mapping[str, Any]:
+        """Return what its worker had to do before a slot, at the moment when that was decided.
+
+        From what workers tell on the topic of progress: what was being made, and what waited and
+        was due no later. Milliseconds since 1970, and seconds.
+        """
+        at, due = slot.decided or 0.0, slot.deadline or 0.0
+        ahead = []
+        for other in self.slots():
+            if other is slot or other.worker != slot.worker:
+                continue
+            known = [when for when in (other.accepted, *other.stages.values()) if when is not None]
+            if not known or min(known) > at or (other.decided is not None and other.decided <= at):
+                continue
+            begun = {stage: began for stage, began in other.stages.items() if began <= at}
+            if begun:
+                finish = other.forecasts.get(max(begun, key=lambda stage: begun[stage]))
+                needs_s = None if finish is None else max(0.0, (finish - at) / 1000)
+            elif (other.deadline or 0.0) <= due:
+                needs_s = other.planned_s if other.planned_s is not None else other.predicted_s
+            else:
+                continue
+            ahead.append(
+                {
+                    "id": other.id,
+                    "name": f"{other.channel}/{other.slot_id}",
+                    "making": bool(begun),
+                    "needs_s": needs_s,
+                    "deadline": other.deadline,
+                }
+            )
+        ahead.sort(key=lambda each: (not each["making"], each["deadline"]))
+        return {
+            "at": at,
+            "left_s": (due - at) / 1000,
+            "needs_s": slot.planned_s if slot.planned_s is not None else slot.predicted_s,
+            "told": slot.accepted is not None,
+            "ahead": ahead[:MAX_AHEAD],
+            "more": max(0, len(ahead) - MAX_AHEAD),
+            "ahead_s": sum(each["needs_s"] or 0.0 for each in ahead),
+        }
 
     def dead_letter(self, letter: DeadLetter, at_ms: float) -> Slot:
         """Note a tick that could not be read."""
@@ -147,6 +210,21 @@ class Board:
         self._decided[name] = slot
         _forget_first(self._decided, MAX_DECIDED)
         return slot
+
+
+def _note_stage(slot: Slot, event: SlotProgress) -> None:
+    """Note a stage's beginning or end; a new attempt begins it again."""
+    stage, at = str(event.stage), _ms(event.at)
+    if at < slot.stages.get(stage, 0.0):
+        return  # told late
+    if event.ended_at is not None:
+        slot.ended[stage] = _ms(event.ended_at)
+    elif at > slot.stages.get(stage, 0.0):
+        slot.ended.pop(stage, None)
+    slot.stages[stage] = at
+    if event.predicted_finish is not None:
+        slot.predicted_finish = slot.forecasts[stage] = _ms(event.predicted_finish)
+    slot.rung, slot.rung_reason = event.rung or "", event.rung_reason or ""
 
 
 def _name(source: TickSource) -> str:

@@ -52,14 +52,15 @@ class Feed:
                 changes = watcher.take()
                 yield {"now": _now_ms(), "slots": [slot.as_json() for slot in changes]}
 
-    def note(self, topics: TopicsConfig, record: ConsumerRecord) -> None:
-        """Put a record on the board; what is not of ours is left out."""
+    def note(self, topics: TopicsConfig, record: ConsumerRecord) -> Slot | None:
+        """Put a record on the board, and return its slot; what is not of ours is left out."""
         try:
             slot = self._read(topics, record)
         except (ValidationError, ValueError) as error:
             logger.debug("Record left out", extra={"topic": record.topic, "reason": repr(error)})
-            return
+            return None
         self.tell(slot)
+        return slot
 
     def tell(self, slot: Slot) -> None:
         """Tell every watcher that a slot of the board has changed."""
@@ -119,18 +120,14 @@ async def reading(config: KafkaConfig, since_s: float | None) -> AsyncIterator[F
         KafkaUnreachableError: no broker answers, or a topic may not be read.
     """
     await ask_for_access(config, CONTROL_ROOM, client_id=CLIENT_ID)
-    topics = config.topics
-    names = [topics.ticks, topics.results, topics.dead_letter]
-    if topics.progress is not None:
-        names.append(topics.progress)
-    reader = make_reader(config, *names, client_id=CLIENT_ID)
+    reader = make_reader(config, *topics_of(config), client_id=CLIENT_ID)
     feed = Feed()
     try:
         with connecting():
             await reader.start()
         if since_s is not None:
-            await _seek(reader, _now_ms() - 1000 * since_s)
-        task = asyncio.create_task(_read(reader, feed, topics), name="control room")
+            await seek(reader, _now_ms() - 1000 * since_s)
+        task = asyncio.create_task(_read(reader, feed, config.topics), name="control room")
         try:
             yield feed
         finally:
@@ -140,12 +137,21 @@ async def reading(config: KafkaConfig, since_s: float | None) -> AsyncIterator[F
         await reader.stop()
 
 
-async def _seek(reader: AIOKafkaConsumer, moment_ms: float) -> None:
+def topics_of(config: KafkaConfig) -> list[str]:
+    """Return the topics that a page is made from."""
+    topics = config.topics
+    names = (topics.ticks, topics.results, topics.dead_letter, topics.progress)
+    return [name for name in names if name is not None]
+
+
+async def seek(reader: AIOKafkaConsumer, moment_ms: float) -> None:
+    """Begin each partition with what was written at a moment, or later."""
     partitions: set[TopicPartition] = reader.assignment()
     found = await reader.offsets_for_times(dict.fromkeys(partitions, int(moment_ms)))
     ends = await reader.end_offsets(list(partitions))
     for partition in partitions:
         first = found.get(partition)
+        await reader.position(partition)  # one that looks for its first position would return to it
         reader.seek(partition, ends[partition] if first is None else first.offset)
 
 

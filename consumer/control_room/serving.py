@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from consumer.config import WorkerConfig
 from consumer.control_room.feed import reading
+from consumer.control_room.replay import Replays
 from consumer.control_room.server import make_app
 
 STOP_TIMEOUT_S = 2
@@ -71,7 +72,9 @@ async def serving(
     with socket.create_server((host, port), family=family) as listener:
         bound = listener.getsockname()[1]
         async with reading(settings.kafka, since_s) as feed:
-            server = QuietServer(server_config(make_app(feed, settings.artifacts)))
+            server = QuietServer(
+                server_config(make_app(feed, settings.artifacts, Replays(settings.kafka)))
+            )
             task = asyncio.create_task(server.serve(sockets=[listener]), name="control room")
             shown = f"[{host}]" if ":" in host else host
             try:

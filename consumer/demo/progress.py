@@ -9,7 +9,7 @@ from rich.text import Text
 
 from consumer.demo.board import Board
 from consumer.demo.tick import outcome_name
-from consumer.job import Job
+from consumer.job import Job, Step
 from consumer.results import DeadLetter
 from consumer.worker import OnProgress
 from schemas import Stage
@@ -30,10 +30,10 @@ _STATES = {
 def follow(board: Board) -> OnProgress:
     """Return what notes a worker's progress on the board."""
 
-    def note(job: Job, stage: Stage | None) -> None:
+    def note(job: Job, step: Step) -> None:
         tick = board.find(job.tick.slot_id)
-        if tick is not None:
-            tick.state = _STATES[stage]
+        if tick is not None and step.ended_s is None:
+            tick.state = _STATES[step.stage]
 
     return note
 

@@ -12,13 +12,13 @@ from consumer.config import KafkaConfig, WorkerConfig
 from consumer.demo.board import Board
 from consumer.emitter import TickEmitter
 from consumer.engine.make import make_engine
-from consumer.job import Job
+from consumer.job import Job, Step
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
 from consumer.progress import telling_progress
 from consumer.results import read_results
 from consumer.worker import OnProgress, Worker, WorkerStartError
-from schemas import SlotTick, Stage
+from schemas import SlotTick
 
 WORKER_ID = "demo"
 READY_TIMEOUT_S = 120.0
@@ -47,9 +47,9 @@ async def running_worker(
     engine = make_engine(settings)
     async with telling_progress(settings.kafka, WORKER_ID, engine.predict_s) as tell:
 
-        def note(job: Job, stage: Stage | None) -> None:
-            on_progress(job, stage)
-            tell(job, stage)
+        def note(job: Job, step: Step) -> None:
+            on_progress(job, step)
+            tell(job, step)
 
         worker = Worker(
             settings.kafka, engine, worker_id=WORKER_ID, on_progress=note, slate=settings.slate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,14 +66,21 @@ class SlotNotMade:
     detail: str
     times_ms: Mapping[str, float]
     """Milliseconds of the steps that were reached."""
+    cancelled: bool = False
+    """Whether an operator cancelled it."""
 
 
 EngineResult = SlotMade | SlotNotMade
-OnStage = Callable[[Stage], None]
-"""Told each stage of a slot when it begins."""
 
 
-def ignore_stage(_: Stage) -> None:
+class OnStage(Protocol):
+    """Told each stage of a slot when it begins, and when it ends, well or not."""
+
+    def __call__(self, stage: Stage, *, ended: bool = False) -> None:
+        """Note it; called on the event loop, must not block."""
+
+
+def ignore_stage(stage: Stage, *, ended: bool = False) -> None:
     """Be told of a stage, and do nothing."""
 
 
@@ -86,6 +93,10 @@ class StageListener(SlotListener):
     def step_began(self, step: str) -> None:
         """A step began; see `SlotListener`."""
         self._on_stage(Stage(step))
+
+    def step_ended(self, step: str) -> None:
+        """A step ended; see `SlotListener`."""
+        self._on_stage(Stage(step), ended=True)
 
 
 class Engine(Protocol):

@@ -41,6 +41,7 @@ from consumer.engine.messages import (
     StartFailed,
     Starting,
     StepBegan,
+    StepEnded,
     Stopped,
 )
 from consumer.telemetry.logs import configure_logging
@@ -152,6 +153,10 @@ class LineListener(SlotListener):
     def step_began(self, step: str) -> None:
         """See `StepBegan`."""
         self._line.send(StepBegan(self._number, Stage(step)))
+
+    def step_ended(self, step: str) -> None:
+        """See `StepEnded`."""
+        self._line.send(StepEnded(self._number, Stage(step)))
 
     def attempt_began(self, stage: str) -> None:
         """See `AttemptBegan`."""

@@ -81,6 +81,15 @@ class StepBegan:
 
 
 @dataclass(frozen=True)
+class StepEnded:
+    """To the worker: a stage of the slot ended, well or not."""
+
+    work: int
+    stage: Stage
+    type: Literal["step-ended"] = "step-ended"
+
+
+@dataclass(frozen=True)
 class AttemptBegan:
     """To the worker: an attempt of a stage began, under the stage's time limit."""
 
@@ -159,7 +168,7 @@ class Lost:
     type: Literal["lost"] = "lost"
 
 
-OfWork = StepBegan | AttemptBegan | AttemptEnded | Beat | Made | NotMade | Stopped
+OfWork = StepBegan | StepEnded | AttemptBegan | AttemptEnded | Beat | Made | NotMade | Stopped
 """What the worker is told of a slot in the making."""
 
 Message = Annotated[

@@ -40,6 +40,7 @@ from consumer.engine.messages import (
     StartFailed,
     Starting,
     StepBegan,
+    StepEnded,
     Stopped,
 )
 from schemas import MissReason, Recipe, Stage
@@ -269,6 +270,8 @@ class ProcessEngine:
             case StepBegan(stage=stage):
                 work.stage = stage
                 work.on_stage(stage)
+            case StepEnded(stage=stage):
+                work.on_stage(stage, ended=True)
             case AttemptBegan(stage=stage):
                 work.attempts[stage] = work.last_sign_s
             case AttemptEnded(stage=stage):

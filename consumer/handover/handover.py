@@ -84,7 +84,7 @@ class Handover:
             at=datetime.now(UTC),
             why=why,
             arrived=job.arrival.wall,
-            emitted=job.arrival.to_wall(job.emitted_s),
+            written_ms=job.written_ms,
         )
         with trace.use_span(job.span):
             logger.info(

@@ -28,10 +28,10 @@ class _Headers(BaseModel):
     partition: int = Field(ge=0)
     offset: int = Field(ge=0)
     arrived: AwareDatetime
-    emitted: AwareDatetime
     worker: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
     at: AwareDatetime
     why: str = Field(max_length=MAX_WHY_CHARS)
+    written: int | None = None
 
 
 def hand_over(
@@ -51,7 +51,7 @@ def hand_over(
     headers = _Headers(
         **hop.source._asdict(),
         arrived=hop.arrived,
-        emitted=hop.emitted,
+        written=hop.written_ms,
         worker=hop.worker[:MAX_NAME_CHARS],
         at=hop.at,
         why=hop.why[:MAX_WHY_CHARS],
@@ -66,7 +66,7 @@ def hand_over(
             *((name, value) for name, value in job.record.headers if not name.startswith(PREFIX)),
             *(
                 (f"{PREFIX}{name}", str(value).encode())
-                for name, value in headers.model_dump(mode="json").items()
+                for name, value in headers.model_dump(mode="json", exclude_none=True).items()
             ),
         ],
         span=job.span,
@@ -99,5 +99,5 @@ def read_hop(record: ConsumerRecord) -> Hop:
         at=headers.at,
         why=headers.why,
         arrived=headers.arrived,
-        emitted=headers.emitted,
+        written_ms=headers.written,
     )

@@ -42,13 +42,14 @@ class Role:
 
 
 WORKER = Role(
-    reads=("ticks", "handover", "workers"),
+    reads=("ticks", "control", "handover", "workers"),
     writes=("results", "dead_letter", "handover", "workers"),
     serves=True,
 )
 PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
-CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter"))
+CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter", "progress"))
+OPERATOR = Role(writes=("control",))
 
 
 class MissingRightError(KafkaUnreachableError):

@@ -22,8 +22,6 @@ NO_MARGIN_LOAD, MARGIN_BY_LOAD, MOST_MARGIN = 1.3, 0.8, 1.6
 RESERVE_S = 25.0
 # Of the usual time from tick to deadline, where that is short: 25 s of 45 s.
 MOST_RESERVE_SHARE = 25 / 45
-# A slot is tight if so little of the usual time from tick to deadline is left at its end.
-TIGHT_SHARE = 10 / 45
 # A higher rung may cost so many slots that are expected.
 MOST_EXPECTED_LOST = 0.02
 # So many slots are given up in one plan, since somebody waits for it; the next one goes on.
@@ -143,10 +141,9 @@ class Planner(Generic[K, W]):
                 found.append((slot, self._lowest_s(slot)))
         return found
 
-    def tight(self, most: int) -> list[tuple[Waiting[K, W], float]]:
-        """Return kept slots that are planned to end close to their deadline, and their seconds."""
+    def tight(self, reserve_s: float, most: int) -> list[tuple[Waiting[K, W], float]]:
+        """Return kept slots planned to end this close to their deadlines, and their seconds."""
         end_s, found = self._free_s, []
-        reserve_s = TIGHT_SHARE * self.expected.offset_s
         for entry in islice(self._schedule.kept(), most):
             end_s += entry.seconds
             slot = self._waiting[entry.key]
@@ -158,6 +155,19 @@ class Planner(Generic[K, W]):
     def kept_s(self) -> float:
         """The seconds of all slots that the last plan keeps."""
         return self._schedule.work_s()
+
+    def start_s(self, key: K, free_s: float) -> float | None:
+        """Return when a slot should start, as planned now; None if the plan has no room for it.
+
+        Args:
+            key: of a slot that waits.
+            free_s: when the next slot can be started.
+        """
+        before_s = self._schedule.work_before_s(key)
+        if before_s is None:
+            return None
+        slot, start_s = self._waiting[key], free_s + before_s
+        return start_s if start_s + self._lowest_s(slot) <= slot.deadline_s else None
 
     # --- the schedule -----------------------------------------------------------------------
 

@@ -217,6 +217,18 @@ class Schedule(Generic[K]):
         """Return the seconds of all slots that are kept."""
         return sum(bucket.work_s for bucket in self._buckets)
 
+    def work_before_s(self, key: K) -> float | None:
+        """Return the seconds of all kept slots before one; None if it is not kept."""
+        entry = self._entries.get(key)
+        if entry is None or not entry.kept:
+            return None
+        at = bisect_left(self._ends, entry.order)
+        within = self._buckets[at].entries
+        before = within[: bisect_left(within, entry.order, key=_order)]
+        return sum(bucket.work_s for bucket in self._buckets[:at]) + sum(
+            each.seconds for each in before if each.kept
+        )
+
     def _longest_before_late(self, free_s: float) -> Entry[K] | None:
         """Return the longest kept slot up to the first late one, or None if none is late."""
         longest: _Bucket[K] | None = None

@@ -135,7 +135,7 @@ class _Member:
         if chosen is None:
             return False
         now = job.arrival.to_wall(now_s())
-        hop = Hop(job.key, self._name, now, why, arrived=job.arrival.wall, emitted=now)
+        hop = Hop(job.key, self._name, now, why, arrived=job.arrival.wall, written_ms=None)
         self._serving.hand_over(replace(job, hop=hop), self._neighbours.partition_of(chosen))
         return True
 

@@ -160,6 +160,9 @@ STANDING = Instrument(
     "{partition}",
     "Partitions that stand still: their next record cannot be read",
 )
+PAUSED = Instrument(
+    "vortex.worker.paused", "gauge", "1", "1 if an operator has paused the worker, else 0"
+)
 ENGINE_READY = Instrument(
     "vortex.engine.ready", "gauge", "1", "1 if the engine is started and not lost, else 0"
 )

@@ -19,6 +19,8 @@ from schemas import DeadlineMissed, SlotComplete, Stage
 MAX_CHANNELS = 50
 """So many channels have a label value of their own; those seen later share one."""
 OTHER_CHANNELS = "other"
+CANCELLED = "cancelled"
+"""In place of the reason of a slot that an operator cancelled."""
 GIGABYTE = 1_000_000_000
 
 
@@ -39,6 +41,8 @@ class WorkerState:
     engine_ready: bool
     engine_memory_bytes: int
     """0 if the engine has no process of its own."""
+    paused: bool = False
+    """Whether an operator has paused the worker."""
 
 
 class WorkerMetrics:
@@ -134,7 +138,7 @@ class WorkerMetrics:
 
     def _count(self, event: SlotComplete | DeadlineMissed, context: Context) -> None:
         """Measure an outcome; `context` holds the tick's span, which becomes the exemplar."""
-        reason = event.reason.value if isinstance(event, DeadlineMissed) else ""
+        reason = _reason(event)
         outcome = {semconv.SLOT_OUTCOME: event.type}
         channel = {semconv.SLOT_CHANNEL: self._channel(event.channel)}
         self._outcomes.add(1, {**outcome, semconv.SLOT_REASON: reason, **channel}, context)
@@ -170,6 +174,7 @@ class WorkerMetrics:
         of_state(instruments.PREDICTED_LAG, lambda state: state.lag_s)
         of_state(instruments.ASSIGNED, lambda state: state.assigned)
         of_state(instruments.STANDING, lambda state: state.standing)
+        of_state(instruments.PAUSED, lambda state: int(state.paused))
         of_state(instruments.ENGINE_READY, lambda state: int(state.engine_ready))
         of_state(instruments.ENGINE_MEMORY, lambda state: state.engine_memory_bytes)
         instruments.PARTITION_LAG.observe(meter, self._lag)
@@ -186,6 +191,13 @@ class WorkerMetrics:
             )
             for partition, slots in lag.items()
         ]
+
+
+def _reason(event: SlotComplete | DeadlineMissed) -> str:
+    """Return the reason of a miss; what an operator cancelled calls for no worker more."""
+    if isinstance(event, SlotComplete):
+        return ""
+    return CANCELLED if event.cancelled else event.reason.value
 
 
 def _observe(

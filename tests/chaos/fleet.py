@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -27,10 +28,22 @@ class WorkerStopError(Exception):
 class WorkerProcess:
     """One worker, over as many lives as it takes; all of them write to one log."""
 
-    def __init__(self, worker_id: str, config: KafkaConfig, directory: Path) -> None:
+    def __init__(
+        self, worker_id: str, config: KafkaConfig | str, directory: Path, root: Path | None = None
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            worker_id: names it in outcomes.
+            config: the section `kafka`, or the same as JSON.
+            directory: for log and artifacts.
+            root: where its sources lie; None: these.
+        """
         self.id = worker_id
         self.log_path = directory / f"{worker_id}.log"
-        self._config = config.model_dump_json().encode() + b"\n"
+        self._root = root
+        text = config if isinstance(config, str) else config.model_dump_json()
+        self._config = text.encode() + b"\n"
         self._artifacts = directory / "artifacts"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +61,9 @@ class WorkerProcess:
         """Begin a new life."""
         command = [sys.executable, "-m", "tests.chaos.worker", self.id, str(self._artifacts)]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=log, cwd=self._root, env=self._environment()
+            )
         assert self._process.stdin is not None
         self._process.stdin.write(self._config)
         self._process.stdin.flush()
@@ -122,12 +137,20 @@ class WorkerProcess:
         except psutil.NoSuchProcess:
             return []
 
+    def _environment(self) -> dict[str, str] | None:
+        return None if self._root is None else environment_of(self._root)
+
     def _let_go(self) -> subprocess.Popen[bytes] | None:
         """Return the process, if any, and expect its end."""
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()
         return process
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Return the environment in which Python takes our sources from a directory."""
+    return {**os.environ, "PYTHONPATH": str(root)}
 
 
 class Fleet:

@@ -22,7 +22,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 EVERYTHING = (
     "keda.enabled=true,strimzi.enabled=true,podMonitor.enabled=true,prometheusRule.enabled=true,"
-    "dashboard.enabled=true,secrets[0].name=kafka,secrets[0].mountPath=/run/secrets/kafka"
+    "dashboard.enabled=true,config.kafka.topics.control=slot.control,secrets[0].name=kafka,secrets[0].mountPath=/run/secrets/kafka"
 )
 # What the worker may take beyond its grace: publishing, leaving the group, stopping the engine.
 STOPPING_S = 40
@@ -145,7 +145,7 @@ def test_kafka_user_has_the_documented_rights_and_no_more(
         (each.operation, each.kind, each.name, each.pattern) for each in documented("worker")
     }
     topics = {topic["spec"]["topicName"] for topic in rendered["KafkaTopic"]}
-    assert topics == set(VALUES["config"]["kafka"]["topics"].values())
+    assert topics == {*VALUES["config"]["kafka"]["topics"].values(), "slot.control"}
 
 
 def test_rules_and_dashboard_are_rendered_as_they_are(

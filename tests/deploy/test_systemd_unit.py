@@ -39,7 +39,18 @@ def test_worker_is_watched_and_has_the_gpu_of_its_instance() -> None:
     assert unit["RestartPreventExitStatus"] == ["2"]
     assert "CUDA_VISIBLE_DEVICES=%i" in unit["Environment"]
     names = [value.split("=")[0] for value in unit["Environment"] if value.startswith("VORTEX__")]
-    assert names == ["VORTEX__KAFKA__GROUP_INSTANCE_ID", "VORTEX__HEALTH__ADDRESS"]
+    assert names == [
+        "VORTEX__KAFKA__GROUP_INSTANCE_ID",
+        "VORTEX__HEALTH__ADDRESS",
+        "VORTEX__CONTROL__SOCKET",
+    ]
+
+
+def test_socket_lies_in_the_directory_that_systemd_makes_for_this_worker_alone() -> None:
+    unit = directives()
+    (directory,) = unit["RuntimeDirectory"]
+    assert "%i" in directory
+    assert f"VORTEX__CONTROL__SOCKET=/run/{directory}/control.sock" in unit["Environment"]
 
 
 def test_worker_is_locked_in() -> None:

@@ -11,6 +11,7 @@ import pytest
 from consumer.cli import doctor
 from consumer.config import KafkaConfig, WorkerConfig
 from consumer.kafka.access import (
+    OPERATOR,
     PRODUCER,
     WATCHER,
     WORKER,
@@ -18,7 +19,10 @@ from consumer.kafka.access import (
     Role,
     ask_for_access,
 )
-from tests.integration.test_kafka_security import open_lane, said_by, variables
+from consumer.kafka.clients import make_admin
+from consumer.kafka.topics import create_topics
+from tests.integration.test_kafka_security import open_lane as open_plain_lane
+from tests.integration.test_kafka_security import said_by, variables
 from tests.support.access_lists import Grant, documented, grant, names_of
 from tests.support.command_line import vortex
 from tests.support.engines import ScriptedEngine
@@ -27,7 +31,8 @@ from tests.support.secured_kafka import SecuredKafka, secured_kafka
 
 pytestmark = pytest.mark.kafka
 
-ROLES = {"worker": WORKER, "producer": PRODUCER, "watcher": WATCHER}
+ROLES = {"worker": WORKER, "producer": PRODUCER, "watcher": WATCHER, "operator": OPERATOR}
+COMMANDS = {"worker": "run", "producer": "tick", "watcher": "watch", "operator": "cancel main 1"}
 EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(user)))]
 
 
@@ -35,6 +40,15 @@ EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     with secured_kafka(tmp_path_factory.mktemp("access")) as running:
         yield running
+
+
+async def open_lane(secured: SecuredKafka) -> Lane:
+    """Return a lane whose workers also take orders."""
+    lane = await open_plain_lane(secured)
+    control = f"{lane.config.topics.ticks}.c"
+    await create_topics(make_admin(lane.config, client_id="test"), {control: 1})
+    topics = lane.config.topics.model_copy(update={"control": control})
+    return Lane(lane.config.model_copy(update={"topics": topics}))
 
 
 def as_user(secured: SecuredKafka, lane: Lane, user: str) -> KafkaConfig:
@@ -87,8 +101,8 @@ async def test_missing_right_is_named_in_one_line_by_every_command(
     rights = rights_of(lane, user)
     removed = rights.pop(index)
     await grant_and_wait(lane, config, user, rights, {removed.name})
-    command = {"worker": "run", "producer": "tick", "watcher": "watch"}[user]
-    done = await asyncio.to_thread(vortex, command, **variables(config))
+    command = COMMANDS[user].split()
+    done = await asyncio.to_thread(vortex, *command, **variables(config))
     said = said_by(done, 3)
     assert f"{removed.operation} on {removed.kind} {removed.name} (" in said
     assert said.count(" on ") == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -22,17 +24,27 @@ from consumer.engine.base import (
     ignore_stage,
 )
 from consumer.progress import telling_progress
-from schemas import MissReason
+from schemas import Loudness, MissReason, Provenance
 from tests.integration.conftest import MakeLane, MakeTopic
 from tests.support.browser import PHONE, axe_source, browsing, page_at
 from tests.support.engines import Script, ScriptedEngine, slot_made
 from tests.support.films import talking_face
 from tests.support.lane import Lane, tick
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 
 WORKER = "worker-1"
 WAIT_MS = 20_000
+CAPTIONS = """WEBVTT
+
+00:00:00.000 --> 00:00:00.500
+Good evening.
+
+00:00:00.500 --> 00:00:01.000
+Here is
+the &lt;<i>news</i>&gt;.
+"""
 
 
 class FilmingEngine(ScriptedEngine):
@@ -47,8 +59,23 @@ class FilmingEngine(ScriptedEngine):
         if not isinstance(result, SlotMade):
             return result
         path = talking_face(self._directory / f"{request.slot_id}.mp4", seed=request.slot_id)
-        artifact = slot_made(request).artifact.model_copy(update={"uri": path.as_uri()})
-        return SlotMade(**{**vars(result), "artifact": artifact})
+        captions = path.with_suffix(".vtt")
+        captions.write_text(CAPTIONS, encoding="utf-8")
+        about = {
+            "uri": path.as_uri(),
+            "captions_uri": captions.as_uri(),
+            "loudness": Loudness(integrated_lufs=-23.1, true_peak_dbtp=-4.7),
+            "watermark_id": "b9c613f8",
+        }
+        return SlotMade(
+            **{
+                **vars(result),
+                "artifact": slot_made(request).artifact.model_copy(update=about),
+                "provenance": Provenance(
+                    recipe_sha256="1" * 64, media_sha256="2" * 64, manifest_sha256="3" * 64
+                ),
+            }
+        )
 
 
 @pytest.fixture
@@ -112,6 +139,82 @@ async def test_slot_is_seen_from_tick_to_video_and_a_miss_with_its_reason(
         await row.click()
         assert await plays(page)
         await expect(page.locator("#detail-body")).to_contain_text("a newsreader")
+
+
+async def test_captions_go_along_with_the_video_and_a_broadcaster_sees_what_he_asks_for(
+    lane: Lane, tmp_path: Path
+) -> None:
+    engine = FilmingEngine(tmp_path, predicted_s=1.0)
+    async with (
+        browsing() as browser,
+        control_room(lane, tmp_path) as address,
+        worker(lane, engine),
+        page_at(browser, address) as page,
+    ):
+        await lane.emit([tick(7, 60)])
+        await page.locator("#decided button", has_text="main/7").click(timeout=WAIT_MS)
+        body = page.locator("#detail-body")
+        for told in ("-23.1 LUFS, true peak -4.7 dBTP", f"signed; manifest {'3' * 64}", "b9c613f8"):
+            await expect(body).to_contain_text(told)
+        lines = page.locator(".cues button")
+        await expect(lines).to_have_text(["Good evening.", "Here is the <news>."])
+        await expect(lines.first).to_have_attribute("aria-current", "true")
+        await lines.last.click()
+        await expect(lines.last).to_have_attribute("aria-current", "true")
+        await expect(lines.first).to_have_attribute("aria-current", "false")
+        moment = await page.evaluate("document.querySelector('video').currentTime")
+        assert moment == pytest.approx(0.5, abs=0.05)
+
+
+async def test_slot_that_was_given_up_shows_what_was_ahead_of_it(
+    lane: Lane, tmp_path: Path
+) -> None:
+    held = asyncio.Event()
+    engine = FilmingEngine(tmp_path, default=Script(hold=held), predicted_s=20.0)
+    async with (
+        browsing() as browser,
+        control_room(lane, tmp_path) as address,
+        worker(lane, engine),
+        page_at(browser, address) as page,
+    ):
+        await lane.emit([tick(1, 90)])
+        await until(lambda: engine.running == 1)
+        await lane.emit([tick(2, 100), tick(3, 30)])
+        await page.locator("#decided button", has_text="main/3").click(timeout=WAIT_MS)
+        plan = page.locator(".plan")
+        await expect(plan).to_contain_text("this slot needs 20.0 s. Before it came 1 slot")
+        await expect(plan.locator("li")).to_have_count(1)
+        await expect(plan.locator("li")).to_contain_text("main/1: was being made, ")
+        await plan.locator("a").click()
+        await expect(page.locator("#detail-title")).to_contain_text("main/1")
+        held.set()
+
+
+async def test_past_is_replayed_at_the_speed_that_is_asked_for(lane: Lane, tmp_path: Path) -> None:
+    engine = FilmingEngine(tmp_path, default=Script(work_s=1.5), predicted_s=2.0)
+    began = datetime.now(UTC)
+    async with worker(lane, engine):
+        await lane.emit([tick(7, 60), tick(8, 60)])
+        await lane.outcomes(2)
+    past = f"?from={quote((began - timedelta(seconds=2)).isoformat())}&speed=1"
+    async with browsing() as browser, control_room(lane, tmp_path) as address:
+        async with page_at(browser, address + past) as page:
+            await expect(page.locator("#connection")).to_have_text("replay", timeout=WAIT_MS)
+            await expect(page.locator(".worker")).to_contain_text("main/7: ", timeout=WAIT_MS)
+            await expect(page.locator("#decided button")).to_have_count(0)
+            await expect(page.locator("#decided button")).to_have_count(2, timeout=WAIT_MS)
+            await page.locator("#decided button", has_text="main/7").click()
+            assert await plays(page)
+            await page.locator("#live").click()
+            await expect(page.locator("#connection")).to_have_text("live", timeout=WAIT_MS)
+            await page.locator("summary").click()
+            await page.locator("#speed").select_option("60")
+            await page.locator("#replay-form button").click()
+            await expect(page.locator("#connection")).to_have_text("replay", timeout=WAIT_MS)
+            await expect(page.locator("#decided button")).to_have_count(2, timeout=WAIT_MS)
+        async with httpx.AsyncClient(base_url=address) as client:
+            for wrong in ("?from=yesterday", "?from=2026-01-01T00:00:00", f"{past}000"):
+                assert (await client.get(f"/events{wrong}")).status_code == 400
 
 
 async def plays(page: Page) -> bool:

@@ -50,6 +50,7 @@ def names_of(config: KafkaConfig) -> dict[str, str]:
         "slot.ticks": topics.ticks,
         "slot.results": topics.results,
         "slot.dead-letter": topics.dead_letter,
+        "slot.control": str(topics.control),
         "vortex": config.group_id,
         "vortex/slot.ticks/": f"{config.group_id}/{topics.ticks}/",
     }

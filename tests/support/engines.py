@@ -184,6 +184,7 @@ class ScriptedEngine:
     async def _work(self, script: Script, slot_id: int, on_stage: OnStage) -> None:
         if script.speech is not None:
             await script.speech.wait()
+            on_stage(Stage.AUDIO, ended=True)
             on_stage(Stage.VIDEO)
         await asyncio.sleep(script.work_s)
         if script.hold is not None:

@@ -82,7 +82,7 @@ class Lane:
         engine: Engine,
         worker_id: str,
         trusted: TrustedKeys | None = None,
-        on_progress: OnProgress = lambda _job, _stage: None,
+        on_progress: OnProgress = lambda _job, _step: None,
         **changes: Any,
     ) -> AsyncIterator[Worker]:
         """Run a worker in this process until the end of the context, where it must stop well."""

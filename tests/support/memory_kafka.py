@@ -137,8 +137,8 @@ class Admin:
         """Grant every right, and return which of the role's topics are not there."""
         self.asked += 1
         names = config.topics.model_dump()
-        wanted = {names[topic] for topic in (*role.reads, *role.writes)}
-        return sorted(name for name in wanted - self.topics if name is not None)
+        wanted = {names[topic] for topic in (*role.reads, *role.writes)} - {None}
+        return sorted(wanted - self.topics)
 
     async def close(self) -> None:
         self.closed = True

@@ -52,6 +52,7 @@ class ScriptedMaker:
             await self._follow(request.recipe.audio_track.script, listener)
         finally:
             listener.attempt_ended("video")
+            listener.step_ended("video")
         self._estimates.observe("video", 0.25, units=2.0)
         return slot_made(request)
 

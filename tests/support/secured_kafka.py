@@ -18,7 +18,7 @@ from tests.support.certificates import Authority, Identity
 PASSWORD = "correct-horse-battery"
 ADMIN = "admin"
 """May do everything; all others need access lists."""
-USERS = ("worker", "producer", "watcher", "narrow")
+USERS = ("worker", "producer", "watcher", "operator", "narrow")
 REAUTHENTICATE_MS = 3000
 
 _LOGIN = "org.apache.kafka.common.security"

@@ -6,7 +6,7 @@ const STEPS = ["queue", "audio", "image", "video", "clip", "encode", "store"];
 const WORDS = { complete: "complete", missed: "missed", "dead-letter": "dead letter" };
 
 const slots = new Map();
-let clock = 0; // server's milliseconds minus ours
+let clock = { at: Date.now(), now: Date.now(), speed: 1 }; // ours, what is shown then, and its pace
 let paused = false;
 let wanted = ""; // channel
 let chosen = "";
@@ -14,11 +14,15 @@ let dirty = true;
 const rows = new Map(); // id to its list item
 const fresh = []; // ids that were decided since the last frame
 
+const asked = new URLSearchParams(location.search);
+const replayed = asked.has("from");
+
 const $ = (id) => document.getElementById(id);
-const now = () => Date.now() + clock;
+const now = () => clock.now + clock.speed * (Date.now() - clock.at);
 const isDecided = (slot) => slot.state in WORDS;
 const isShown = (slot) => !wanted || (slot.channel ?? "").includes(wanted);
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
+const clockTime = (ms) => new Date(ms).toLocaleTimeString();
 const nameOf = (slot) => (slot.slot_id ? `${slot.channel}/${slot.slot_id}` : slot.id);
 
 function element(tag, text, className) {
@@ -30,8 +34,8 @@ function element(tag, text, className) {
 
 // --- what comes in ---------------------------------------------------------------------------
 
-function take({ now: serverNow, slots: changed }) {
-  clock = serverNow - Date.now();
+function take({ now: serverNow, speed = 1, slots: changed }) {
+  clock = { at: Date.now(), now: serverNow, speed };
   for (const slot of changed) {
     const before = slots.get(slot.id);
     slots.delete(slot.id); // so that the order is that of the last change
@@ -52,10 +56,11 @@ function forget() {
 }
 
 function connect() {
-  const source = new EventSource("/events");
+  const source = new EventSource(`/events${location.search}`);
   let first = true;
-  source.onopen = () => { first = true; say("live"); };
+  source.onopen = () => { first = true; say(replayed ? "replay" : "live"); };
   source.onerror = () => say("connection lost, trying again");
+  source.addEventListener("refused", (event) => { source.close(); say(event.data); });
   source.addEventListener("slots", (event) => {
     if (first) { slots.clear(); rows.clear(); fresh.length = 0; $("decided").replaceChildren(); first = false; }
     take(JSON.parse(event.data));
@@ -64,7 +69,7 @@ function connect() {
 
 function say(words) {
   $("connection").textContent = words;
-  $("connection").className = words === "live" ? "complete" : "dead-letter";
+  $("connection").className = { live: "complete", replay: "missed" }[words] ?? "dead-letter";
 }
 
 // --- now -------------------------------------------------------------------------------------
@@ -98,7 +103,8 @@ function drawWorkers(making) {
     const left = slot.deadline - now();
     const finish = slot.predicted_finish;
     const late = finish && finish > slot.deadline ? ", too late by the prediction" : "";
-    setText(words, `${nameOf(slot)}: ${stage}; deadline ${left >= 0 ? `in ${seconds(left)}` : `was ${seconds(-left)} ago`}${late}`);
+    const rung = slot.rung && slot.rung !== "full" ? ` on rung ${slot.rung}` : "";
+    setText(words, `${nameOf(slot)}: ${stage}${rung}; deadline ${left >= 0 ? `in ${seconds(left)}` : `was ${seconds(-left)} ago`}${late}`);
     const end = Math.max(slot.deadline, finish ?? 0, now());
     const part = (moment) => `${Math.max(0, Math.min(100, (100 * (moment - began)) / (end - began)))}%`;
     lane.children[0].style.width = finish ? part(finish) : "0";
@@ -207,6 +213,7 @@ function draw() {
     const waiting = shown.filter((slot) => slot.state === "waiting" && slot.deadline > now() - 60_000);
     const complete = shown.filter((slot) => slot.state === "complete").length;
     const missed = shown.filter((slot) => slot.state === "missed").length;
+    if (replayed) setText($("replay").firstElementChild, `Replay, ${clockTime(now())} at ${clock.speed}×`);
     setText($("counts"), `${making.length} in the making, ${waiting.length} waiting; lately ${complete} complete, ${missed} missed.`);
     drawWorkers(making);
     drawQueue(waiting);
@@ -218,7 +225,7 @@ function draw() {
 function choose(id, focus = true) {
   chosen = id;
   const hash = id ? `#${encodeURIComponent(id)}` : "";
-  if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
+  if (location.hash !== hash) history.replaceState(null, "", location.pathname + location.search + hash);
   showDetail();
   if (id && focus) $("detail-title").focus();
 }
@@ -242,15 +249,20 @@ function showDetail() {
     video.src = `/video/${slot.id}`;
     video.setAttribute("aria-label", `Video of ${nameOf(slot)}`);
     body.append(video);
+    if (slot.artifact.captions_uri) body.append(captions(slot, video));
   }
-  if (slot.detail) body.append(element("p", `${slot.reason}: ${slot.detail}`, slot.state));
+  if (slot.detail) body.append(element("p", `${slot.cancelled ? "cancelled" : slot.reason}: ${slot.detail}`, slot.state));
+  if (slot.reason === "predicted" && !slot.cancelled) body.append(plan(slot));
   if (slot.breakdown) body.append(chart(slot));
   const facts = {
     prompt: slot.prompt, script: slot.script, worker: slot.worker, seed: slot.seed, trace: slot.trace_id, tick: slot.id,
     slack: slot.slack_ms === undefined ? undefined : seconds(slot.slack_ms),
     predicted: slot.predicted_s === undefined ? undefined : `${slot.predicted_s.toFixed(1)} s`,
+    planned: slot.planned_start && `to begin at ${clockTime(slot.planned_start)}`,
+    "began on rung": slot.rung && `${slot.rung}${slot.rung_reason ? `: ${slot.rung_reason}` : ""}`,
     quality: slot.quality && `${slot.quality.rung}: ${slot.quality.frames_computed} of ${slot.quality.frames_total} frames, ${slot.quality.steps} steps`,
     "self-check": slot.verification && `${slot.verification.self_check_passed ? "passed" : "failed"}, ${slot.verification.ensemble_score.toFixed(3)} (base ${slot.verification.score_clip_b.toFixed(3)}, large ${slot.verification.score_clip_l.toFixed(3)})`,
+    ...onAir(slot),
     video: slot.artifact && `${slot.artifact.duration_s.toFixed(1)} s, ${slot.artifact.width}×${slot.artifact.height}, ${slot.artifact.fps} frames a second, ${(slot.artifact.bytes / 1000).toFixed(0)} kB`,
   };
   const list = element("dl");
@@ -261,6 +273,87 @@ function showDetail() {
     link.href = `/trace/${slot.id}`;
     body.append(link);
   }
+}
+
+// What a broadcaster asks about a finished slot, and about one that was missed.
+function onAir({ artifact, provenance, models, slate_uri }) {
+  const { loudness, captions_uri, watermark_id } = artifact ?? {};
+  const level = (value, unit) => (value === null ? `no ${unit}, as it is silent` : `${value.toFixed(1)} ${unit}`);
+  return {
+    loudness: loudness && `${level(loudness.integrated_lufs, "LUFS")}, true peak ${level(loudness.true_peak_dbtp, "dBTP")}`,
+    captions: artifact && (captions_uri ?? "none"),
+    credentials: artifact && (provenance?.manifest_sha256 ? `signed; manifest ${provenance.manifest_sha256}` : "not signed"),
+    watermark: artifact && (watermark_id ?? "none"),
+    recipe: provenance?.recipe_sha256,
+    models: models && Object.entries(models).map(([name, revision]) => `${name} ${revision}`).join(", "),
+    slate: slate_uri,
+  };
+}
+
+// The captions as a list that goes along with the video: each line leads to its moment.
+function captions(slot, video) {
+  const list = element("ol", undefined, "cues");
+  list.setAttribute("aria-label", "Captions");
+  const track = element("track");
+  track.kind = "captions";
+  track.label = "Captions";
+  track.default = true;
+  track.src = `/captions/${slot.id}`;
+  track.addEventListener("load", () => {
+    const lines = [...track.track.cues].map((cue) => {
+      const item = element("li");
+      const button = element("button", cue.getCueAsHTML().textContent.replaceAll("\n", " "));
+      button.type = "button";
+      button.addEventListener("click", () => { video.currentTime = cue.startTime + 0.01; });
+      item.append(button);
+      list.append(item);
+      return [cue, button];
+    });
+    const mark = () => {
+      for (const [cue, button] of lines) {
+        const spoken = cue.startTime <= video.currentTime && video.currentTime < cue.endTime;
+        button.setAttribute("aria-current", String(spoken));
+      }
+    };
+    track.track.addEventListener("cuechange", mark);
+    for (const moved of ["timeupdate", "seeked"]) video.addEventListener(moved, mark);
+    mark();
+  });
+  video.append(track);
+  return list;
+}
+
+// Why a slot was given up: what its worker had to do before it, at that moment.
+function plan(slot) {
+  const part = element("div", undefined, "plan");
+  part.append(element("h3", "The plan at that moment"));
+  const tell = (found) => {
+    if (!found.told) {
+      part.append(element("p", "No worker told what was ahead; see kafka.topics.progress.", "faint"));
+      return;
+    }
+    const span = (value) => (value === null ? "a time not yet known" : `${value.toFixed(1)} s`);
+    const count = found.ahead.length + found.more;
+    const before = count
+      ? `Before it came ${count} ${count === 1 ? "slot" : "slots"} with ${span(found.ahead_s)} of work:`
+      : "Nothing came before it.";
+    part.append(element("p", `${span(found.left_s)} were left, and this slot needs ${span(found.needs_s)}. ${before}`));
+    const list = element("ol");
+    for (const each of found.ahead) {
+      const item = element("li");
+      const link = element("a", each.name);
+      link.href = `#${encodeURIComponent(each.id)}`;
+      item.append(link, each.making ? `: was being made, ${span(each.needs_s)} more` : `: waited, ${span(each.needs_s)}`);
+      list.append(item);
+    }
+    if (count) part.append(list);
+    if (found.more) part.append(element("p", `and ${found.more} more`, "faint"));
+  };
+  fetch(`/plan/${slot.id}`)
+    .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(answer.statusText))))
+    .then(tell)
+    .catch(() => part.append(element("p", "What was ahead is not known any more.", "faint")));
+  return part;
 }
 
 function chart(slot) {
@@ -303,6 +396,16 @@ $("pause").addEventListener("click", () => {
   paused = !paused;
   $("pause").setAttribute("aria-pressed", String(paused));
   setText($("pause"), paused ? "Resume" : "Pause");
+});
+const local = (ms) => new Date(ms - 60_000 * new Date(ms).getTimezoneOffset()).toISOString().slice(0, 19);
+$("from").value = local((replayed && Date.parse(asked.get("from"))) || Date.now() - 600_000);
+$("speed").value = asked.get("speed") ?? "10";
+$("replay").open = replayed;
+$("live").hidden = !replayed;
+$("replay-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const from = new Date($("from").value).toISOString();
+  location.assign(`/?${new URLSearchParams({ from, speed: $("speed").value })}`);
 });
 window.addEventListener("hashchange", () => choose(decodeURIComponent(location.hash.slice(1)), false));
 

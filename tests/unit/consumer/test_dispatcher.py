@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consumer.dispatcher import Dispatcher, HandOver
+from consumer.dispatcher import Dispatcher, HandOver, OnStep
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -22,7 +22,7 @@ from consumer.engine.base import (
     SlotMade,
     SlotNotMade,
 )
-from consumer.job import Hop, Job
+from consumer.job import Hop, Job, Step
 from consumer.planning.optimum import Known, most_on_time
 from consumer.planning.planner import MOST_GIVEN_UP
 from consumer.simulation.virtual_time import run_in_virtual_time
@@ -77,7 +77,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def serving(engine: Engine, hand_over: HandOver | None = None) -> AsyncIterator[Bench]:
+async def serving(
+    engine: Engine,
+    on_step: OnStep = lambda _job, _step: None,
+    hand_over: HandOver | None = None,
+) -> AsyncIterator[Bench]:
     """Run a dispatcher around the engine until the block ends."""
     decided: dict[int, Decided] = {}
 
@@ -85,7 +89,7 @@ async def serving(engine: Engine, hand_over: HandOver | None = None) -> AsyncIte
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
-    bench = Bench(Dispatcher(engine, decide, hand_over=hand_over), decided)
+    bench = Bench(Dispatcher(engine, decide, on_step, hand_over), decided)
     bench.serving = asyncio.create_task(bench.dispatcher.run())
     try:
         yield bench
@@ -424,6 +428,139 @@ async def test_slot_that_no_longer_fits_behind_one_whose_speech_took_long_is_ans
         assert 2 not in bench.decided
 
 
+# Operators
+
+
+def cancelled(*slot_ids: int) -> Callable[[Job], str | None]:
+    return lambda one: "cancelled, says a test" if one.tick.slot_id in slot_ids else None
+
+
+async def test_cancelled_slots_are_answered_at_once_and_the_next_one_is_made() -> None:
+    engine = ScriptedEngine({0: held()})
+    async with serving(engine) as bench:
+        bench.submit(*(job(slot_id) for slot_id in range(3)))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.cancel(cancelled(0, 1))
+        running, waiting, made = await bench.until_decided(0, 1, 2)
+    assert isinstance(running.made, SlotNotMade)
+    assert running.made.cancelled
+    assert running.made.stage is Stage.AUDIO
+    assert running.started_s is not None
+    assert waiting.made == SlotNotMade(
+        MissReason.PREDICTED, None, "cancelled, says a test", {}, cancelled=True
+    )
+    assert waiting.started_s is None
+    assert isinstance(made.made, SlotMade)
+    assert (engine.started, engine.cancelled) == ([0, 2], [0])
+
+
+async def test_cancel_that_comes_after_the_decision_changes_nothing() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until_decided(0)
+        bench.dispatcher.cancel(cancelled(0))  # `serving` fails if it is decided twice
+        bench.submit(job(1))
+        (made,) = await bench.until_decided(1)
+    assert isinstance(made.made, SlotMade)
+    assert engine.cancelled == []
+
+
+async def test_slot_that_was_cancelled_before_it_arrived_is_never_started() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        bench.dispatcher.submit(job(0), "cancelled before")
+        bench.dispatcher.submit(job(1, deadline_in_s=-1.0), "cancelled before")
+        early, late = await bench.until_decided(0, 1)
+    assert isinstance(early.made, SlotNotMade)
+    assert early.made.cancelled
+    assert late.reason is MissReason.EXPIRED
+    assert engine.started == []
+
+
+async def test_engine_lost_while_it_stops_a_cancelled_slot_is_replaced() -> None:
+    engine = ScriptedEngine({0: Script(hold=asyncio.Event(), lost_when_cancelled=True)})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.cancel(cancelled(0))
+        bench.submit(job(1))
+        lost, made = await bench.until_decided(0, 1)
+    assert isinstance(lost.made, SlotNotMade)
+    assert lost.made.cancelled
+    assert isinstance(made.made, SlotMade)
+    assert engine.starts == 2
+
+
+async def test_paused_dispatcher_finishes_what_runs_answers_what_is_hopeless_and_goes_on() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))}, predicted_s=1.0)
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.pause()
+        bench.submit(job(1), job(2, deadline_in_s=1.2))
+        hold.set()
+        finished, hopeless = await bench.until_decided(0, 2)
+        assert isinstance(finished.made, SlotMade)
+        assert hopeless.reason is MissReason.PREDICTED
+        assert (engine.started, bench.dispatcher.waiting) == ([0], 1)
+        bench.dispatcher.resume()
+        (made,) = await bench.until_decided(1)
+    assert isinstance(made.made, SlotMade)
+
+
+async def test_paused_dispatcher_that_closes_leaves_what_waits_undecided() -> None:
+    engine = ScriptedEngine({0: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine) as bench:
+        bench.submit(job(0))
+        await bench.until(lambda: engine.running == 0)
+        bench.dispatcher.pause()
+        bench.submit(job(1))
+        bench.dispatcher.finish_by(time.monotonic() + 60.0)
+        hold.set()
+        await bench.until_decided(0)
+        await bench.until(lambda: bench.dispatcher.idle)
+    assert bench.decided.keys() == {0}
+
+
+# What watchers are told
+
+
+async def test_watchers_are_told_the_planned_start_the_rung_and_each_stages_start_and_end() -> None:
+    speech = asyncio.Event()
+    engine = ScriptedEngine({0: Script(speech=speech)}, predicted_s=4.0)
+    engine.rest_s = {Stage.VIDEO: 3.0}
+    told: list[tuple[int, Step]] = []
+    async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=61.0), job(2, deadline_in_s=62.0))
+        speech.set()
+        await bench.until_decided(0, 1, 2)
+    planned = {one: step.planned_start_s for one, step in told if step.stage is None}
+    assert planned[0] is not None
+    assert planned[1] == pytest.approx(planned[0] + 4.0, abs=1.0)
+    assert planned[2] == pytest.approx(planned[1] + 4.0, abs=0.1)
+    began, ended, video = [step for one, step in told if one == 0 and step.stage is not None]
+    assert (began.stage, ended.stage, video.stage) == (Stage.AUDIO, Stage.AUDIO, Stage.VIDEO)
+    assert (began.ended_s, began.rung) == (None, FULL.name)
+    assert ended.began_s == began.began_s
+    assert ended.ended_s is not None
+    assert video.began_s is not None
+    assert video.finish_s == pytest.approx(video.began_s + 3.0)
+
+
+async def test_slot_that_the_plan_has_no_room_for_is_told_without_a_planned_start() -> None:
+    engine = ScriptedEngine({0: held()}, predicted_s=10.0)
+    told: list[tuple[int, Step]] = []
+    async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
+        bench.submit(job(0, deadline_in_s=60.0))
+        await bench.until(lambda: engine.running == 0)
+        bench.submit(job(1, deadline_in_s=15.0))
+        await bench.until_decided(1)
+    assert (1, Step(needed_s=10.0)) in told
+
+
 # Overload
 
 
@@ -741,14 +878,14 @@ class Neighbour:
 def handed_over(slot_id: int, deadline_in_s: float) -> Job:
     """Return the job of a tick that another worker has read."""
     own = job(slot_id, deadline_in_s=deadline_in_s)
-    hop = Hop(own.key, "other", own.arrival.wall, "no room", own.arrival.wall, own.arrival.wall)
+    hop = Hop(own.key, "other", own.arrival.wall, "no room", own.arrival.wall, None)
     return dataclasses.replace(own, hop=hop)
 
 
 async def test_slots_beyond_this_workers_time_are_handed_over_and_not_decided() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=10.0)
     neighbour = Neighbour()
-    async with serving(engine, neighbour.take) as bench:
+    async with serving(engine, hand_over=neighbour.take) as bench:
         bench.submit(*(job(slot_id, deadline_in_s=25.0) for slot_id in range(5)))
         await bench.until(lambda: len(neighbour.taken) >= 3)
         assert len(set(neighbour.taken)) == len(neighbour.taken)
@@ -760,7 +897,7 @@ async def test_slots_beyond_this_workers_time_are_handed_over_and_not_decided() 
 
 async def test_slot_that_nobody_takes_is_answered_here() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=10.0)
-    async with serving(engine, Neighbour(2).take) as bench:
+    async with serving(engine, hand_over=Neighbour(2).take) as bench:
         bench.submit(job(1, deadline_in_s=15.0), job(2, deadline_in_s=5.0))
         [missed] = await bench.until_decided(2)
         assert missed.reason is MissReason.PREDICTED
@@ -770,7 +907,7 @@ async def test_slot_that_nobody_takes_is_answered_here() -> None:
 async def test_slot_that_was_handed_over_once_is_answered_here() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=10.0)
     neighbour = Neighbour()
-    async with serving(engine, neighbour.take) as bench:
+    async with serving(engine, hand_over=neighbour.take) as bench:
         bench.submit(job(1, deadline_in_s=15.0), handed_over(2, deadline_in_s=5.0))
         await bench.until_decided(2)
         assert 2 not in neighbour.asked
@@ -779,7 +916,7 @@ async def test_slot_that_was_handed_over_once_is_answered_here() -> None:
 async def test_own_slot_goes_where_one_that_came_from_elsewhere_could_not() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=10.0)
     neighbour = Neighbour()
-    async with serving(engine, neighbour.take) as bench:
+    async with serving(engine, hand_over=neighbour.take) as bench:
         await bench.until(lambda: engine.up)
         bench.submit(job(1, deadline_in_s=11.0))
         await bench.until(lambda: engine.started == [1])
@@ -790,10 +927,19 @@ async def test_own_slot_goes_where_one_that_came_from_elsewhere_could_not() -> N
         assert bench.decided == {}
 
 
+async def test_paused_worker_hands_over_all_that_waits() -> None:
+    neighbour = Neighbour()
+    async with serving(ScriptedEngine(predicted_s=1.0), hand_over=neighbour.take) as bench:
+        bench.dispatcher.pause()
+        bench.submit(*(job(slot_id, deadline_in_s=45.0) for slot_id in range(5)))
+        await bench.until(lambda: len(neighbour.taken) == 5)
+        assert bench.dispatcher.idle
+
+
 async def test_slot_with_plenty_of_time_stays() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=1.0)
     neighbour = Neighbour()
-    async with serving(engine, neighbour.take) as bench:
+    async with serving(engine, hand_over=neighbour.take) as bench:
         bench.submit(*(job(slot_id, deadline_in_s=45.0) for slot_id in range(5)))
         await bench.until(lambda: bool(engine.started))
         await asyncio.sleep(0.1)

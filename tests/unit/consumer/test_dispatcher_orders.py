@@ -27,6 +27,9 @@ EVENTS = st.one_of(
     st.tuples(st.just("cancel"), st.floats(0.0, 0.99), st.just(0.0)),
     st.tuples(st.just("rebalance"), st.floats(0.0, 0.99), st.just(0.0)),
     st.tuples(st.just("jump"), st.floats(0.0, 60.0), st.just(0.0)),
+    st.tuples(st.just("order"), st.floats(0.0, 0.99), st.just(0.0)),
+    st.tuples(st.just("pause"), st.just(0.0), st.just(0.0)),
+    st.tuples(st.just("resume"), st.just(0.0), st.just(0.0)),
 )
 
 
@@ -70,6 +73,16 @@ async def _play(events: list[tuple[str, float, float]]) -> None:
             slot_id = undecided[int(amount * len(undecided))]
             dispatcher.drop(owned.pop(slot_id).key)
             gone.add(slot_id)
+        elif what == "order" and undecided:
+            ordered = undecided[int(amount * len(undecided))]
+            dispatcher.cancel(
+                lambda one, ordered=ordered: "cancelled" if one.tick.slot_id == ordered else None
+            )
+            assert decided[ordered] == 1
+        elif what == "pause":
+            dispatcher.pause()
+        elif what == "resume":
+            dispatcher.resume()
         elif what == "rebalance":
             for slot_id in undecided:
                 dispatcher.drop(owned.pop(slot_id).key)
@@ -78,6 +91,7 @@ async def _play(events: list[tuple[str, float, float]]) -> None:
                 arrive(60.0 * amount, 1.0)
         assert not serving.done(), serving.result()
 
+    dispatcher.resume()
     async with asyncio.timeout(LONGEST_S + FULL_S * len(owned) * 4):
         while not dispatcher.idle:
             await asyncio.sleep(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.config import KafkaConfig, WorkerConfig
 from consumer.worker import Worker, WorkerFailedError, WorkerStartError, _bounded
@@ -74,6 +79,38 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return Cluster(monkeypatch)
+
+
+async def test_received_tick_is_logged_under_its_own_trace_and_not_that_of_its_batch(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("consumer.worker.tracer", provider.get_tracer("vortex.consumer"))
+    logged: dict[int, int] = {}
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.getMessage() == "Tick received":
+            context = trace.get_current_span().get_span_context()
+            logged[vars(record)["slot_id"]] = context.trace_id
+        return True
+
+    logger = logging.getLogger("consumer.worker")
+    caplog.set_level(logging.INFO, logger=logger.name)
+    logger.addFilter(note)
+    cluster.emit(range(3))
+    try:
+        async with cluster.worker(ScriptedEngine(), 0):
+            await until(lambda: cluster.committed() == 3)
+    finally:
+        logger.removeFilter(note)
+    ticks = {
+        span.attributes["slot.id"]: span.context.trace_id
+        for span in exporter.get_finished_spans()
+        if span.name.startswith("process ") and span.attributes and span.context
+    }
+    assert len(set(ticks.values())) == 3
+    assert logged == ticks
 
 
 async def test_every_tick_has_one_outcome_and_is_committed(cluster: Cluster) -> None:

@@ -11,7 +11,14 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 import schemas
-from schemas import DeadlineMissed, SlotComplete, SlotProgress, SlotTick, WorkerAnnouncement
+from schemas import (
+    DeadlineMissed,
+    SlotCancel,
+    SlotComplete,
+    SlotProgress,
+    SlotTick,
+    WorkerAnnouncement,
+)
 from schemas.generate import check, generate
 
 COMMITTED = Path(schemas.__file__).parent
@@ -21,7 +28,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "deadline-missed": DeadlineMissed,
     "slot-progress": SlotProgress,
     "worker-announcement": WorkerAnnouncement,
+    "slot-cancel": SlotCancel,
 }
+_SHARED = ("handover", "workers")  # between workers
 SCHEMAS = sorted(COMMITTED.glob("json/*.json"))
 EXAMPLES = sorted(COMMITTED.glob("examples/*.json"))
 
@@ -120,6 +129,9 @@ def test_asyncapi_document_describes_all_topics() -> None:
         "ticks": "slot.ticks",
         "results": "slot.results",
         "progress": "slot.progress",
+        "control": "slot.control",
+        "handover": "slot.handover",
+        "workers": "slot.workers",
         "deadLetter": "slot.dead-letter",
     }
     assert {
@@ -127,9 +139,11 @@ def test_asyncapi_document_describes_all_topics() -> None:
         for operation in document["operations"].values()
     } == {
         ("receive", "#/channels/ticks"),
+        ("receive", "#/channels/control"),
         ("send", "#/channels/results"),
         ("send", "#/channels/progress"),
         ("send", "#/channels/deadLetter"),
+        *((action, f"#/channels/{topic}") for action in ("send", "receive") for topic in _SHARED),
     }
     assert set(document["channels"]["results"]["messages"]) == {"slotComplete", "deadlineMissed"}
 
@@ -138,7 +152,7 @@ def test_examples_in_the_asyncapi_document_satisfy_its_payloads() -> None:
     document = asyncapi()
     messages = document["components"]["messages"]
     with_examples = {name: message for name, message in messages.items() if "examples" in message}
-    assert set(with_examples) == {"tick", "slotComplete", "deadlineMissed", "slotProgress"}
+    assert set(with_examples) == set(messages) - {"deadLetter"}
     for message in with_examples.values():
         validator = Draft202012Validator({**document, **message["payload"]})
         for example in message["examples"]:

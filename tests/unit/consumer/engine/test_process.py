@@ -108,14 +108,18 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 async def test_slot_is_made_in_the_process_and_its_stages_and_times_are_told() -> None:
-    stages: list[Stage] = []
+    stages: list[tuple[Stage, bool]] = []
+
+    def note(stage: Stage, *, ended: bool = False) -> None:
+        stages.append((stage, ended))
+
     async with started(config()) as engine:
         asked = request("make")
         assert engine.predict_s(asked.recipe) is None
-        made = await engine.run(asked, stages.append)
+        made = await engine.run(asked, note)
         assert isinstance(made, SlotMade)
         assert made.seed == 7
-        assert stages == [Stage.VIDEO]
+        assert stages == [(Stage.VIDEO, False), (Stage.VIDEO, True)]
         assert engine._estimates.predict("video", units=2.0) == 0.25
         await engine.settle()
         assert engine.ready

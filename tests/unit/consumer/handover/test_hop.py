@@ -26,7 +26,7 @@ def handed(headers: tuple[tuple[str, bytes | None], ...] = ()) -> tuple[Job, Hop
         at=AT,
         why="the plan has no room for it",
         arrived=AT - timedelta(seconds=3),
-        emitted=AT - timedelta(seconds=5),
+        written_ms=1_764_447_300_000,
     )
     return waiting, hop, hand_over(waiting, hop, topic="slot.handover", partition=2, instead=never)
 

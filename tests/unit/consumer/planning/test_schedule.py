@@ -45,6 +45,20 @@ def test_build_keeps_the_most_slots_with_the_least_work(
     assert len(schedule) == len(slots)
 
 
+@given(slots=SLOTS)
+def test_work_before_a_slot_is_that_of_all_kept_ones_due_earlier(
+    slots: list[tuple[int, int]],
+) -> None:
+    schedule = Schedule()
+    schedule.build([(i, *slot) for i, slot in enumerate(slots)], 0.0)
+    before_s = 0.0
+    for entry in schedule.kept():
+        assert schedule.work_before_s(entry.key) == before_s
+        before_s += entry.seconds
+    left_out = [i for i in range(len(slots)) if not schedule.is_kept(i)]
+    assert all(schedule.work_before_s(key) is None for key in [*left_out, "unknown"])
+
+
 def test_changes_one_by_one_keep_nearly_as_many_as_a_plan_from_the_beginning() -> None:
     draws = random.Random(1)
     kept_count = most = 0

@@ -30,7 +30,7 @@ from vortex.orchestration import (
 from vortex.orchestration.estimates import STAGES, work_units
 from vortex.orchestration.scheduler import _SlotRun
 from vortex.rung import FULL, LADDER, Rung
-from vortex.slot import SlotContext, as_recipe, slot_seed
+from vortex.slot import SlotContext, SlotListener, as_recipe, slot_seed
 
 LONG_S = 60.0  # a stage that must be stopped: the test would run into its own limit
 
@@ -615,6 +615,27 @@ async def test_failing_stage_stops_its_sibling_and_waits_for_its_end(
     assert stages[sibling].cancelled == 1  # counted at the end of its cleanup
     assert slot.stage == failed
     assert set(slot.breakdown) == {"audio_ms", "image_ms"}
+
+
+async def test_listener_is_told_when_each_stage_begins_and_ends_also_of_one_that_fails() -> None:
+    class Listener(SlotListener):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def step_began(self, step: str) -> None:
+            self.heard.append(f"{step} began")
+
+        def step_ended(self, step: str) -> None:
+            self.heard.append(f"{step} ended")
+
+    slot = context()
+    slot.listener = listener = Listener()
+    pipeline = PlainPipeline(video=PlainStage(errors=[ValueError("broken")] * 9))
+    with pytest.raises(ValueError, match="broken"):
+        await SlotScheduler(pipeline, CONFIG).execute(RECIPE, 1, slot=slot)
+    first = {"audio began", "audio ended", "image began", "image ended"}
+    assert set(listener.heard[:4]) == first
+    assert listener.heard[4:] == ["video began", "video ended"]
 
 
 async def test_error_of_a_stage_passes_unchanged_with_its_cause() -> None:
