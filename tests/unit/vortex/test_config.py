@@ -231,7 +231,8 @@ def test_wrong_value_is_shown_with_what_is_allowed(
         ),
         (
             "kafka: {topics: {ticks: a, results: a}}",
-            "kafka.topics: ticks, results, dead_letter, progress, handover, workers, control must be different topics",
+            "kafka.topics: ticks, results, dead_letter, progress, handover, workers, control must"
+            " be different topics",
         ),
         (
             "kafka: {security: {protocol: SASL_SSL}}",
