@@ -14,6 +14,7 @@ from consumer.cli import (
     dead_letters,
     demo,
     doctor,
+    fake_worker,
     inspect,
     kafka,
     models,
@@ -66,6 +67,7 @@ app.command(name="watch")(watch.watch)
 app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
+app.command(name="fake-worker")(fake_worker.fake_worker)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")
