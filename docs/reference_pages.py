@@ -19,7 +19,8 @@ from schemas.examples import example_events
 from schemas.generate import json_schema
 
 ROOT = Path(__file__).parents[1]
-EVENTS = ("slot-tick", "slot-complete", "deadline-missed", "slot-progress")
+FIRST = ("slot-tick", "slot-complete", "deadline-missed")
+"""The events that the page of the contract begins with."""
 _SCHEMA_WORDS = {"string": "text", "integer": "whole number", "array": "list", "object": "mapping"}
 _MAX_PATTERN_CHARS = 60
 _BOUNDS = {
@@ -195,10 +196,10 @@ def contract() -> str:
     document = yaml.safe_load((ROOT / "schemas" / "asyncapi.yaml").read_text("utf-8"))
     parts = ["## Topics", _topics(document)]
     known: set[str] = set()
-    for event in EVENTS:
+    for event in _events():
         schema = json_schema(event)
         parts += [f"## {schema['title']}", schema["description"], _fields(schema, schema)]
-        for name, part in schema["$defs"].items():
+        for name, part in schema.get("$defs", {}).items():
             if "properties" in part and name not in known:
                 known.add(name)
                 parts += [f"### {name}", part.get("description", ""), _fields(part, schema)]
@@ -209,6 +210,12 @@ def contract() -> str:
             value["verification"]["embedding"] = ["512 numbers"]
         parts += [f"### {name}", f"```json\n{json.dumps(value, indent=2)}\n```"]
     return "\n\n".join(parts)
+
+
+def _events() -> list[str]:
+    files = (ROOT / "schemas" / "json").glob("*.v1.schema.json")
+    others = {file.name.removesuffix(".v1.schema.json") for file in files} - {*FIRST, "recipe"}
+    return [*FIRST, *sorted(others)]
 
 
 def _topics(document: dict[str, Any]) -> str:

@@ -19,3 +19,4 @@ from consumer.testing.fixtures import vortex_topics as vortex_topics
 from consumer.testing.fixtures import vortex_worker as vortex_worker
 from consumer.testing.worker import FakeWorker as FakeWorker
 from consumer.testing.worker import FakeWorkerError as FakeWorkerError
+from consumer.testing.worker import topics as topics

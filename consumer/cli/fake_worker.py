@@ -17,7 +17,7 @@ from consumer.cli.common import (
     load_config,
 )
 from consumer.cli.watch import describe
-from consumer.testing.worker import FakeWorker, FakeWorkerError
+from consumer.testing.worker import FakeWorker, FakeWorkerError, topics
 
 LOOK_S = 0.1
 
@@ -39,9 +39,10 @@ def fake_worker(
     Example: `vortex fake-worker --delay 2 --miss rejected`
     """
     settings = load_config(config)
+    names = settings.kafka.topics
     worker = FakeWorker(
         settings.kafka.bootstrap_servers,
-        settings.kafka.topics,
+        topics(names.ticks, names.results, names.dead_letter, names.progress),
         group_id=settings.kafka.group_id,
         videos=settings.artifacts.url,
         settings=settings,
@@ -58,7 +59,7 @@ def fake_worker(
     try:
         with worker:
             console.print(
-                f"fake worker: answers ticks of {settings.kafka.topics.ticks} at"
+                f"fake worker: answers ticks of {names.ticks} at"
                 f" {settings.kafka.bootstrap_servers}; Ctrl-C stops",
                 highlight=False,
             )

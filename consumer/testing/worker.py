@@ -67,15 +67,23 @@ class FakeWorkerError(Exception):
     """The fake worker does not start or has failed; the message is one line that says why."""
 
 
+def topics(
+    ticks: str = "slot.ticks",
+    results: str = "slot.results",
+    dead_letter: str = "slot.dead-letter",
+    progress: str | None = None,
+) -> TopicsConfig:
+    """Return the names of an application's topics; None: that topic is not written."""
+    # A single worker has no use for the topics that workers have among themselves.
+    others: dict[str, str | None] = dict.fromkeys(TopicsConfig.model_fields)
+    names = {"ticks": ticks, "results": results, "dead_letter": dead_letter, "progress": progress}
+    return TopicsConfig.model_validate(others | names)
+
+
 def fresh_topics() -> TopicsConfig:
     """Return names of topics that nobody else uses."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    return TopicsConfig(
-        ticks=f"{name}.slot.ticks",
-        results=f"{name}.slot.results",
-        dead_letter=f"{name}.slot.dead-letter",
-        progress=None,
-    )
+    return topics(f"{name}.slot.ticks", f"{name}.slot.results", f"{name}.slot.dead-letter")
 
 
 class FakeWorker:
