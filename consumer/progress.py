@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -46,6 +47,10 @@ class ProgressTeller:
         """Tell that a slot waits (None), or that a stage of it starts."""
         now = datetime.now(UTC)
         predicted_s = self._predict_s(job.recipe)
+        if predicted_s is not None and not math.isfinite(predicted_s):
+            predicted_s = (
+                None  # a stage would exceed its limit: how long the slot takes is not known
+            )
         # Speech is one of the two stages that a slot begins with.
         starts = stage is Stage.AUDIO and predicted_s is not None
         event = SlotProgress(
