@@ -17,6 +17,7 @@ from consumer.cli.common import (
     load_config,
 )
 from consumer.cli.watch import describe
+from consumer.telemetry.logs import configure_logging
 from consumer.testing.worker import FakeWorker, FakeWorkerError, topics
 
 LOOK_S = 0.1
@@ -53,6 +54,7 @@ def fake_worker(
             worker.miss(miss)
         except ValueError as error:
             fail(f"--miss: {error}", EXIT_USAGE)
+    configure_logging("ERROR", settings.logging.format)  # outcomes are shown below
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
