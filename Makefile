@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SEED ?= 1
 MINUTES ?= 2
 FROM ?= HEAD~1
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas wheel deploy-check lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas docs wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -102,6 +102,10 @@ bench-gpu: $(READY) ## Measure the production models' size and speed, with rando
 
 schemas: $(READY) ## Regenerate the contract's JSON Schemas, AsyncAPI document and examples.
 	$(BIN)/vortex schemas schemas
+
+docs: $(READY) ## Build the site of the documentation into build/docs, with strict links.
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+	@echo build/docs/index.html
 
 wheel: $(READY) ## Build the wheel into dist/.
 	$(BIN)/python -m hatchling build --target wheel

@@ -76,6 +76,7 @@ _DEAD_LETTER_HEADERS = {
     "__dlq.errors.offset": "Offset of the tick",
     "__dlq.errors.group": "The group of workers that could not read it",
     "__dlq.errors.message": "What was wrong, in one line",
+    "__dlq.errors.duplicate_of": "Of a duplicate: the offset of the tick that it repeats",
 }
 
 

@@ -15,6 +15,7 @@ from consumer.cli import (
     dead_letters,
     demo,
     doctor,
+    fake_worker,
     inspect,
     kafka,
     models,
@@ -69,6 +70,7 @@ app.command(name="cancel")(cancel.cancel)
 app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
 app.command(name="doctor")(doctor.doctor)
+app.command(name="fake-worker")(fake_worker.fake_worker)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="schemas")(schemas.schemas)
 app.add_typer(kafka.app, name="kafka")

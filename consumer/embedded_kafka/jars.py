@@ -184,7 +184,8 @@ def require_packages(*names: str) -> None:
     """Raise `EmbeddedKafkaError` if one of the importable `names` is not installed."""
     if missing := [name for name in names if not find_spec(name)]:
         raise EmbeddedKafkaError(
-            f"the embedded Kafka needs {', '.join(missing)}: pip install 'vortex-slots[demo]'"
+            f"the embedded Kafka needs {', '.join(missing)}:"
+            " pip install 'vortex-slots[local-kafka]'"
         )
 
 

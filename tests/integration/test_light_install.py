@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -9,15 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from consumer.embedded_kafka.cluster import EmbeddedKafka
+
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.lock"
 TIMEOUT_S = 150.0
+FIND_TORCH = "import importlib.util as u; print(u.find_spec('torch'))"
 
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the programs' directory of a virtual environment with our wheel and no extras."""
-    directory = tmp_path_factory.mktemp("light")
+    return installed(tmp_path_factory.mktemp("light"))
+
+
+def installed(directory: Path, extra: str = "") -> Path:
+    """Return the programs' directory of a new virtual environment with our wheel."""
     uv = str(Path(sys.executable).with_name("uv"))
     venv.create(directory / "venv")
     python = directory / "venv" / "bin" / "python"
@@ -25,7 +33,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = directory.glob("*.whl")
     run(
         *(uv, "pip", "install", "--quiet", "--python", str(python)),
-        *("--constraint", str(LOCK), str(wheel)),
+        *("--constraint", str(LOCK), f"{wheel}{extra}"),
     )
     return python.parent
 
@@ -39,8 +47,9 @@ def run(*command: str, exit_code: int = 0) -> str:
 
 
 def test_contract_is_there_without_torch(light: Path) -> None:
-    code = "from schemas import SlotTick; import importlib.util as u; print(u.find_spec('torch'))"
-    assert run(str(light / "python"), "-c", code) == "None\n"
+    assert (
+        run(str(light / "python"), "-c", f"from schemas import SlotTick; {FIND_TORCH}") == "None\n"
+    )
 
 
 def test_commands_of_producers_and_readers_work(light: Path) -> None:
@@ -63,3 +72,14 @@ def test_fetching_says_what_to_install(light: Path) -> None:
     said = run(str(light / "vortex"), "models", "fetch", exit_code=3)
     assert said.endswith("huggingface_hub; install vortex-slots[production]\n")
     assert said.count("\n") == 1
+
+
+def test_applications_tests_need_no_torch(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """The examples' tests with the extra `testing` alone."""
+    programs = installed(tmp_path, "[testing]")
+    python = str(programs / "python")
+    assert run(python, "-c", FIND_TORCH) == "None\n"
+    for source in (ROOT / "examples" / "python").glob("*.py"):
+        shutil.copy(source, tmp_path)
+    options = ["-p", "no:cacheprovider", "--vortex-kafka", kafka.bootstrap_servers]
+    assert " passed" in run(python, "-m", "pytest", "-W", "error", *options, str(tmp_path))

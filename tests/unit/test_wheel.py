@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -50,6 +51,13 @@ def test_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> None:
     }
     packed = {name for name in wheel.namelist() if name.split("/")[0] in PACKAGES}
     assert packed == {*present, "vortex/config.yaml"}
+
+
+def test_wheel_adds_nothing_to_the_tests_of_who_installs_it(wheel: zipfile.ZipFile) -> None:
+    """`vortex.testing` is a plugin of pytest only where it is asked for."""
+    (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    groups = re.findall(r"^\[(.+)\]$", wheel.read(name).decode(), re.M)
+    assert groups == ["console_scripts"]
 
 
 def test_packed_configuration_is_the_one_of_the_checkout(wheel: zipfile.ZipFile) -> None:
