@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from vortex.models.clip_ensemble import DualClip
     from vortex.pipeline import VortexPipeline
 
-MAX_SEEDS = 4
+# Of a recipe that says nothing.
+USUAL_SEEDS = 4
 SAVE_INTERVAL_S = 5.0
 MAX_WORDS, MAX_WORD_CHARS = 64, 64
 
@@ -231,11 +232,12 @@ class SlotMaker:
                 f" profile {self._config.models.profile} do not know such words"
             )
             return SlotNotMade(MissReason.REJECTED, None, detail, {})
-        for seeds in range(1, MAX_SEEDS + 1):  # noqa: B007 - told in the answer below
+        most = request.recipe.semantic_constraints.max_seeds or USUAL_SEEDS
+        for seeds in range(1, most + 1):  # noqa: B007 - told in the answer below
             made = await self._with_seed(request, slot)
             if made is not None:
                 return made
-            rungs = self._rungs_for_another(request)
+            rungs = self._rungs_for_another(request) if seeds < most else ()
             if not rungs:
                 break
             slot.rungs, slot.rung_why = rungs, request.rung_why
@@ -243,7 +245,7 @@ class SlotMaker:
                 slot.rung_why = f"{_left_s(request):.2f} s were left for another seed"
             slot.seed = (slot.seed + 1) % (MAX_SEED + 1)
             span.add_event("Another seed", {semconv.SLOT_SEED: slot.seed})
-        detail = f"the self-check failed with {seeds} of at most {MAX_SEEDS} seeds"
+        detail = f"the self-check failed with {seeds} of at most {most} seeds"
         return SlotNotMade(MissReason.REJECTED, Stage.CLIP, detail, dict(slot.breakdown))
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:

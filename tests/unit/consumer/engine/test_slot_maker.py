@@ -32,6 +32,16 @@ class ClipPipeline(PlainPipeline):
         self.models = ModelRegistry({"clip": clip}, {})
 
 
+class RejectedPipeline(PlainPipeline):
+    """Makes videos that the self-check rejects, whatever the seed."""
+
+    device_title: ClassVar[str] = "cpu"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = 0.1, 0.1
+
+
 async def made(config: WorkerConfig, pipeline: Any, **constraints: Any) -> EngineResult:
     estimates = StageEstimates(config.orchestration.timeouts.by_stage())
     maker = SlotMaker(config, pipeline, ArtifactStore(config.artifacts.url, {}), estimates, None)
@@ -66,3 +76,17 @@ async def test_demand_in_known_words_is_worked_on(mini_config: WorkerConfig) -> 
     assert isinstance(result, SlotNotMade)
     assert result.reason is MissReason.FAILED
     assert pipeline.audio.started > 0
+
+
+@pytest.mark.parametrize(
+    ("constraints", "seeds"), [({}, 4), ({"max_seeds": 1}, 1), ({"max_seeds": 6}, 6)]
+)
+async def test_as_many_seeds_are_tried_as_the_recipe_says(
+    constraints: dict[str, Any], seeds: int, mini_config: WorkerConfig
+) -> None:
+    pipeline = RejectedPipeline()
+    result = await made(mini_config, pipeline, **constraints)
+    assert isinstance(result, SlotNotMade)
+    assert result.reason is MissReason.REJECTED
+    assert result.detail == f"the self-check failed with {seeds} of at most {seeds} seeds"
+    assert pipeline.clip.finished == seeds
