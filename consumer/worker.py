@@ -114,6 +114,7 @@ class Worker:
         trusted: TrustedKeys | None = None,
         metrics: WorkerMetrics | None = None,
         slate: SlateConfig | None = None,
+        idle_unload_s: float | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -128,6 +129,7 @@ class Worker:
             trusted: the keys that may sign ticks; with none, ticks need no signature.
             metrics: counts and measures; by default nothing does.
             slate: what channels show instead of a missed slot.
+            idle_unload_s: the engine is stopped after so long without a slot; None: never.
         """
         self._trusted = trusted
         self.worker_id = worker_id or default_worker_id()
@@ -138,7 +140,7 @@ class Worker:
         info = worker_info(config, self.worker_id)
         self._outcomes = OutcomeWriter(config.topics.results, config.group_id, info, slate)
         self._on_progress = on_progress
-        self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress)
+        self._dispatcher = Dispatcher(self._engine, self._on_result, on_progress, idle_unload_s)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._recent: dict[TopicPartition, RecentTicks] = {}
@@ -208,7 +210,7 @@ class Worker:
             + (sum(unread.values()) + waiting) * self._dispatcher.usual_s,
             assigned=len(self._partitions),
             standing=len(self._standing),
-            engine_ready=self._engine.ready,
+            engine_ready=self._dispatcher.engine_ready,
             engine_memory_bytes=self._engine.memory_bytes,
         )
 

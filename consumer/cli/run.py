@@ -88,6 +88,7 @@ async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics
             trusted=load_trusted_keys(settings.intake.trusted_keys),
             metrics=worker_metrics,
             slate=settings.slate,
+            idle_unload_s=settings.engine.idle_unload_s,
         )
         held_stop.hand_over(worker.request_stop)
         async with (
