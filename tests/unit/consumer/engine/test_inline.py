@@ -13,8 +13,10 @@ from consumer.engine import slot_maker
 from consumer.engine.base import EngineLostError, EngineStartError, SlotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
 from consumer.job import TickKey
+from schemas import Recipe
 from tests.support.film_pipeline import FilmPipeline
 from tests.support.jobs import tick
+from tests.support.pipelines import RECIPE
 from vortex.errors import DeviceLostError
 
 
@@ -65,7 +67,7 @@ async def test_slots_are_predicted_while_the_models_are_not_loaded(
         }
     )
     engine = InlineEngine(config)
-    recipe = tick(1).recipe
+    recipe = Recipe.model_validate(RECIPE)
     await engine.start()
     assert engine.predict_s(recipe) is None
     result = await engine.run(
