@@ -141,12 +141,14 @@ def test_captions_of_real_speech_are_seen_while_it_is_heard(mini_models: Path) -
 
 
 def word_edges(speech: Speech) -> tuple[list[float], list[float]]:
-    """Return when words begin and when they end, from the phonemes and the spaces between them."""
-    starts, ends = [], []
+    """Return when words begin and end, from phonemes and the spaces and pauses between them."""
+    starts: list[float] = []
+    ends: list[float] = []
     sounding = False
     for phoneme in speech.phonemes:
         spoken = can_be_spoken(phoneme.symbol)
-        if spoken and not sounding:
+        pause = bool(ends) and phoneme.start_s > ends[-1] + 0.001  # also between sentences
+        if spoken and (not sounding or pause):
             starts.append(phoneme.start_s)
             ends.append(phoneme.end_s)
         elif spoken:
