@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SEED ?= 1
 MINUTES ?= 2
 FROM ?= HEAD~1
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas docs wheel deploy-check lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-on-air bench-gpu schemas docs wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,9 @@ bench-deadlines: $(READY) ## Measure how many slots are on time under load, agai
 
 bench-room: $(READY) ## Measure the control room's frames, with 1,000 slots and 50 outcomes a second.
 	$(BIN)/python -m tests.benchmarks.control_room
+
+bench-on-air: $(READY) ## Measure what loudness, captions, watermark and credentials add to a slot.
+	$(BIN)/python -m tests.benchmarks.on_air
 
 bench-gpu: $(READY) ## Measure the production models' size and speed, with random weights.
 	$(BIN)/python -m tests.benchmarks.full_size

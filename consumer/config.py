@@ -154,6 +154,7 @@ class EngineConfig(Section):
     start_timeout_s: float = Field(gt=0)
     heartbeat_timeout_s: float = Field(gt=0)
     memory_limit_gb: float | None = Field(gt=0)
+    idle_unload_s: float | None = Field(gt=0)
 
 
 class LoudnessConfig(Section):

@@ -100,6 +100,7 @@ class Dispatcher:
         on_result: OnResult,
         on_step: OnStep = lambda _job, _step: None,
         hand_over: HandOver | None = None,
+        idle_unload_s: float | None = None,
     ) -> None:
         """Be ready to queue; `run` serves.
 
@@ -108,6 +109,8 @@ class Dispatcher:
             on_result: called once for every slot, with what came of it and when its work began.
             on_step: called when a slot begins to wait, and when a stage of it begins or ends.
             hand_over: called with slots that the plan leaves out; by default they stay here.
+            idle_unload_s: after so many seconds without a slot, the engine is stopped, and started
+                again for the next one; None: never.
         """
         self._engine = engine
         self._planner: Planner[TickKey, Job] = Planner(
@@ -119,6 +122,12 @@ class Dispatcher:
         self._on_step = on_step
         self._hand_over = hand_over
         self._starting: asyncio.Task[None] | None = None
+        self._idle_unload_s = math.inf if idle_unload_s is None else idle_unload_s
+        # Since when a started engine has had nothing to do.
+        self._idle_since_s: float | None = None
+        self._unloading: asyncio.Task[None] | None = None
+        # Whether the engine is down because nothing needed it, and not yet up again.
+        self._unloaded = False
         # How long the engine last took to start; not known before the first time.
         self._start_s = 0.0
         # When it should be ready.
@@ -173,12 +182,14 @@ class Dispatcher:
     def free_in_s(self) -> float:
         """Predicted seconds until all slots that the plan keeps are made."""
         starting_s = 0.0 if self._engine.ready else max(0.0, self._ready_s - now_s())
+        if self._unloaded and self._starting is None:
+            starting_s = self._start_s
         return max(self.ahead_s, starting_s) + self._planner.kept_s
 
     @property
     def engine_ready(self) -> bool:
-        """Whether the engine is started and not lost."""
-        return self._engine.ready
+        """Whether the engine is started and not lost, or only down until a slot needs it."""
+        return self._engine.ready or self._unloaded
 
     def submit(self, job: Job, cancelled: str | None = None) -> None:
         """Answer a slot that has just arrived immediately, or have it planned.
@@ -265,6 +276,7 @@ class Dispatcher:
                 break
             except EngineLostError as error:
                 self._losses += 1
+                self._unloaded = False
                 logger.error(
                     "Engine lost while it started",
                     extra={"reason": str(error), "attempt": attempt},
@@ -274,6 +286,7 @@ class Dispatcher:
                         f"the engine was lost {MAX_STARTS} times while it started: {error}"
                     ) from error
         self._start_s = now_s() - began_s
+        self._unloaded = False
         self._wake.set()
         logger.info("Engine ready", extra={"seconds": round(self._start_s, 1)})
 
@@ -287,10 +300,11 @@ class Dispatcher:
             while True:
                 self._wake.clear()
                 self._start_engine_if_down()
+                self._unload_engine_if_idle()
                 await self._until_something_changes(self._follow_plan())
         finally:
             tasks = self._tasks()
-            for task in tasks:
+            for task in tasks - {self._unloading}:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for work in self._works.values():
@@ -370,6 +384,8 @@ class Dispatcher:
             # Those that are being stored are not waited for by the one that needs the models.
             ends_s = [work.end_s for work in self._works.values() if not work.storing]
             return max(ends_s) if ends_s else min(work.end_s for work in self._works.values())
+        if self._unloading is not None:
+            return self._next_ready_s()
         return None if self._engine.ready and not self._paused else self._ready_s
 
     def _begin(self, job: Job, start: Start[TickKey], now: float) -> None:
@@ -421,16 +437,33 @@ class Dispatcher:
             _close_if_undecided(self._works.pop(task))
         if self._starting in done:
             self._starting = None
+        if self._unloading in done:
+            self._unloading = None
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        return {*self._works, *(() if self._starting is None else (self._starting,))}
+        others = (self._starting, self._unloading)
+        return {*self._works, *(task for task in others if task is not None)}
 
     # --- the engine -------------------------------------------------------------------------
 
     def _start_engine_if_down(self) -> None:
+        if self._unloading is not None or (self._unloaded and not self._jobs):
+            return
         if not self._engine.ready and not self._works and self._starting is None:
             self._ready_s = self._next_ready_s()
             self._starting = asyncio.create_task(self.start())
+
+    def _unload_engine_if_idle(self) -> None:
+        if not (self.idle and self._engine.ready) or self._unloading is not None:
+            self._idle_since_s = None
+            return
+        now = now_s()
+        if self._idle_since_s is None:
+            self._idle_since_s = now
+        if now - self._idle_since_s >= self._idle_unload_s:
+            logger.info("Engine unloaded", extra={"idle_s": round(now - self._idle_since_s, 1)})
+            self._unloaded = True
+            self._unloading = asyncio.create_task(self._engine.stop())
 
     async def _make(self, work: _Work) -> None:
         job = work.job

@@ -119,6 +119,7 @@ class Worker:
         metrics: WorkerMetrics | None = None,
         slate: SlateConfig | None = None,
         profile: str = "",
+        idle_unload_s: float | None = None,
     ) -> None:
         """Set the worker up; nothing is connected or started before `run`.
 
@@ -134,6 +135,7 @@ class Worker:
             metrics: counts and measures; by default nothing does.
             slate: what channels show instead of a missed slot.
             profile: of the engine's models; slots are handed over to workers of the same one.
+            idle_unload_s: the engine is stopped after so long without a slot; None: never.
         """
         self._trusted = trusted
         self.worker_id = worker_id or default_worker_id()
@@ -153,6 +155,7 @@ class Worker:
             self._on_result,
             self._on_step,
             None if self._handover is None else self._hand_over,
+            idle_unload_s,
         )
         self._partitions: dict[TopicPartition, Partition] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -225,7 +228,7 @@ class Worker:
             + (sum(unread.values()) + waiting) * self._dispatcher.usual_s,
             assigned=len(self._partitions),
             standing=len(self._standing),
-            engine_ready=self._engine.ready,
+            engine_ready=self._dispatcher.engine_ready,
             engine_memory_bytes=self._engine.memory_bytes,
             paused=self._dispatcher.paused,
         )

@@ -155,6 +155,7 @@ def _full_tick() -> SlotTick:
                 min_clip_score=0.75,
                 banned_concepts=("a weapon",),
                 required_concepts=("a face",),
+                max_seeds=2,
             ),
             seed=42,
         ),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 MAX_SLOT_DURATION_S = 45.0
 MAX_SEED = 2**32 - 1
+MAX_TRIED_SEEDS = 16
 MIN_SIDE_PX = 64
 MAX_SIDE_PX = 1024
 SIDE_STEP_PX = 16
@@ -135,10 +136,21 @@ class SemanticConstraints(ContractModel):
     """Texts that must not match the video."""
     required_concepts: Concepts = Field(default=(), max_length=16, strict=False)
     """Texts that must match the video."""
+    # Left out where it is null, so that recipes from before it was known keep their checksums.
+    max_seeds: int | None = Field(
+        default=None, ge=1, le=MAX_TRIED_SEEDS, exclude_if=lambda value: value is None
+    )
+    """How many seeds to try while the self-check fails and time is left; 1 tries no other.
+
+    null: as many as the worker tries by itself.
+    """
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """Return the checksum of a recipe with all its defaults; see `Provenance`."""
+    """Return the checksum of a recipe with all its defaults; see `Provenance`.
+
+    A field that was added later counts only where it is set.
+    """
     content = json.dumps(
         recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )

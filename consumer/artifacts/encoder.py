@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,8 +32,15 @@ logger = logging.getLogger(__name__)
 AUDIO_RATE_HZ = 48_000
 MAX_GOP_S = 2
 _PUT_POLL_S = 0.1
-_INDEX_FIRST = "+faststart"  # moves the index before the data when the file is closed
-_FRAGMENTED = "+frag_keyframe+empty_moov+default_base_moof"
+# Moves the index before the data when the file is closed.
+_INDEX_FIRST = {"movflags": "+faststart"}
+# Every fragment is in the file as soon as it is complete. FFmpeg would keep 256 KiB of them, and
+# after the last caption wait 10 s for another one, in microseconds.
+_FRAGMENTED = {
+    "movflags": "+frag_keyframe+empty_moov+default_base_moof",
+    "flush_packets": "1",
+    "max_interleave_delta": str(MAX_GOP_S * 1_000_000),
+}
 _ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
 [V4+ Styles]
@@ -77,7 +84,8 @@ class SlotEncoder:
             queue_batches: batches that may wait before `write` blocks.
             loudness: what the sound is brought to; None leaves it alone.
             words: asked for the words of the waveform when it begins; None makes no captions.
-            fragmented: write fragments of a GOP each instead of one index before the data.
+            fragmented: write fragments of a GOP each instead of one index before the data; what is
+                there of the file can be played while it grows.
             watermark_id: eight hexadecimal digits to hide in the picture; None leaves it alone.
         """
         self._path = path
@@ -119,7 +127,7 @@ class SlotEncoder:
             queue_batches=self._queue_batches,
             loudness=self._loudness,
             words=None if self._words is None else self._words(),
-            movflags=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
+            muxing=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
             watermark_id=self._watermark_id,
         )
 
@@ -167,7 +175,7 @@ class _Attempt:
         queue_batches: int,
         loudness: LoudnessTarget | None,
         words: Sequence[TimedWord] | None,
-        movflags: str,
+        muxing: Mapping[str, str],
         watermark_id: str | None,
     ) -> None:
         self._path = path
@@ -179,7 +187,7 @@ class _Attempt:
         self._audio_bitrate_bps = audio_bitrate_bps
         self._target = loudness
         self._words = words
-        self._movflags = movflags
+        self._muxing = muxing
         self._watermark_id = watermark_id
         self._watermark: Watermark | None = None
         self._captions: str | None = None
@@ -263,7 +271,7 @@ class _Attempt:
     def _encode(self) -> None:
         if self._watermark_id is not None:
             self._watermark = Watermark(self._watermark_id, *self._size)
-        options = {"movflags": self._movflags, "fflags": "+bitexact"}
+        options = {**self._muxing, "fflags": "+bitexact"}
         with av.open(str(self._path), "w", format="mp4", container_options=options) as container:
             video = self._video_stream(container)
             audio = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono")

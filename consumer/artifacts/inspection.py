@@ -146,6 +146,15 @@ def _compare(path: Path, found: Inspection, outcome: SlotComplete) -> None:
             )
         if found.claim.get("recipe_sha256") != provenance.recipe_sha256:
             found.problems.append("the manifest is that of another recipe than the outcome's")
+        if found.claim.get("seed") != outcome.seed:
+            found.problems.append(
+                f"the manifest names another seed, {found.claim.get('seed')},"
+                f" than the outcome, {outcome.seed}"
+            )
+        if found.claim.get("media_sha256") != provenance.media_sha256:
+            found.problems.append(
+                "the manifest names another checksum of the unsigned file than the outcome"
+            )
     if found.manifest_sha256 is not None and found.manifest_sha256 != provenance.manifest_sha256:
         found.problems.append("the manifest was swapped: it is not the one of the outcome")
     if sha256_of(path) != outcome.artifact.sha256:

@@ -83,8 +83,8 @@ class Watermark:
     def __init__(self, watermark_id: str, width: int, height: int) -> None:
         symbols = _symbols_of(watermark_id)
         cells = np.zeros(_CELLS * _CELLS, np.float32)
-        for number, (owned, codes) in enumerate(_code_book()):
-            cells[owned] = codes[symbols[number]]
+        for number, owned in enumerate(_owned_cells()):
+            cells[owned] = _signs(_drawn(number)[symbols[number]])
         pattern = _between_cells(height) @ cells.reshape(_CELLS, _CELLS) @ _between_cells(width).T
         levels = np.rint(pattern * _RMS / np.sqrt(np.mean(pattern**2))).astype(np.int16)
         self._lowest = (_BLACK + np.maximum(-levels, 0)).astype(np.uint8)
@@ -141,7 +141,8 @@ def best_guess(luma: Floats) -> Reading | None:
     )
     score = np.zeros(len(cells), np.float32)
     symbols = np.empty((len(cells), _SYMBOLS), np.int64)
-    for number, (owned, codes) in enumerate(_code_book()):
+    for number, owned in enumerate(_owned_cells()):
+        codes = _signs(_drawn(number))
         own = cells[:, owned]
         fit = own @ codes.T
         symbols[:, number] = fit.argmax(axis=1)
@@ -170,15 +171,23 @@ def _check(content: bytes) -> bytes:
     return binascii.crc_hqx(content, 0xFFFF).to_bytes(_CHECK_BYTES)
 
 
-def _code_book() -> Iterator[tuple[NDArray[np.intp], Floats]]:
-    """Return, for each symbol, its cells and its signs `[256, cells]` by value."""
+def _owned_cells() -> NDArray[np.intp]:
+    """Return the cells of each symbol, `[symbols, cells]`."""
     keys = np.frombuffer(hashlib.shake_256(_KEY).digest(8 * _CELLS * _CELLS), "<u8")
-    order = np.argsort(keys, kind="stable")
-    for number in range(_SYMBOLS):
-        drawn = hashlib.shake_256(_KEY + bytes([number])).digest(_VALUES * _CELLS_PER_SYMBOL // 8)
-        bits = np.unpackbits(np.frombuffer(drawn, np.uint8))
-        owned = order[number * _CELLS_PER_SYMBOL : (number + 1) * _CELLS_PER_SYMBOL]
-        yield owned, (bits.astype(np.float32) * 2 - 1).reshape(_VALUES, _CELLS_PER_SYMBOL)
+    return np.argsort(keys, kind="stable").reshape(_SYMBOLS, _CELLS_PER_SYMBOL)
+
+
+def _drawn(number: int) -> NDArray[np.uint8]:
+    """Return a symbol's random bits by value, `[values, cells / 8]`."""
+    row_bytes = _CELLS_PER_SYMBOL // 8
+    drawn = hashlib.shake_256(_KEY + bytes([number])).digest(_VALUES * row_bytes)
+    return np.frombuffer(drawn, np.uint8).reshape(_VALUES, row_bytes)
+
+
+def _signs(drawn: NDArray[np.uint8]) -> Floats:
+    """Return bits as 1 and -1, eight times as many along the last axis."""
+    signs: Floats = np.unpackbits(drawn, axis=-1).astype(np.float32) * 2 - 1
+    return signs
 
 
 def _between_cells(pixels: int) -> Floats:

@@ -91,6 +91,7 @@ async def _serve(settings: WorkerConfig, worker_id: str | None, metrics: Metrics
             metrics=worker_metrics,
             slate=settings.slate,
             profile=settings.models.profile,
+            idle_unload_s=settings.engine.idle_unload_s,
         )
         held_stop.hand_over(worker.request_stop)
         async with (

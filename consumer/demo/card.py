@@ -30,16 +30,27 @@ class Video:
     """Relative to the page."""
     poster: str
     """A JPEG as a `data:` URL."""
+    captions: str = ""
+    """WebVTT as a `data:` URL, since browsers load no track from a page's folder; empty if none."""
 
     @classmethod
     def of(cls, path: Path, poster: Image.Image, *, page_directory: Path) -> Video:
-        """Show a video by its path relative to the page, with one of its frames as its poster."""
+        """Show a video by its path relative to the page, with one of its frames as its poster.
+
+        Captions are those of the file next to it with the suffix `.vtt`, if there is one.
+        """
         jpeg = io.BytesIO()
         poster.save(jpeg, "JPEG", quality=_POSTER_QUALITY)
+        captions = path.with_suffix(".vtt")
         return cls(
             href=quote(path.relative_to(page_directory).as_posix()),
-            poster="data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(),
+            poster=_data_url("image/jpeg", jpeg.getvalue()),
+            captions=_data_url("text/vtt", captions.read_bytes()) if captions.exists() else "",
         )
+
+
+def _data_url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)

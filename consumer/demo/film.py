@@ -17,6 +17,9 @@ def evenly_spaced_frames(path: Path, count: int) -> list[Image.Image]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         total = stream.frames
+        if total == 0:  # a fragmented file has no index that says so
+            total = sum(1 for packet in container.demux(stream) if packet.size)
+            container.seek(0)
         count = min(count, total)
         wanted = {(2 * part + 1) * total // (2 * count) for part in range(count)}
         return [

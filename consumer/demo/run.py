@@ -52,7 +52,12 @@ async def running_worker(
             tell(job, step)
 
         worker = Worker(
-            settings.kafka, engine, worker_id=WORKER_ID, on_progress=note, slate=settings.slate
+            settings.kafka,
+            engine,
+            worker_id=WORKER_ID,
+            on_progress=note,
+            slate=settings.slate,
+            idle_unload_s=settings.engine.idle_unload_s,
         )
         running = asyncio.create_task(worker.run())
         try:

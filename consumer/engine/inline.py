@@ -13,6 +13,7 @@ from consumer.engine.base import (
     StageListener,
     ignore_stage,
 )
+from consumer.engine.predictions import Predictions
 from consumer.engine.slot_maker import SlotMaker
 from schemas import Recipe, Stage
 from vortex.orchestration import StageEstimates
@@ -28,6 +29,12 @@ class InlineEngine:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
+        orchestration = config.orchestration
+        # Kept while the models are not loaded: slots are planned for then, too.
+        self._estimates = StageEstimates(
+            orchestration.timeouts.by_stage(), orchestration.priors.by_stage()
+        )
+        self._predictions = Predictions(orchestration, self._estimates)
         self._maker: SlotMaker | None = None
         self._lost = False
 
@@ -38,11 +45,7 @@ class InlineEngine:
 
     async def start(self) -> None:
         """Load everything and warm up; see `Engine`."""
-        orchestration = self._config.orchestration
-        estimates = StageEstimates(
-            orchestration.timeouts.by_stage(), orchestration.priors.by_stage()
-        )
-        maker = await asyncio.to_thread(SlotMaker.load, self._config, estimates)
+        maker = await asyncio.to_thread(SlotMaker.load, self._config, self._estimates)
         maker.restore_estimates()
         if self._config.pipeline.warmup:
             await maker.warm_up()
@@ -67,17 +70,17 @@ class InlineEngine:
         return self._config.orchestration.rungs
 
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
-        """Return what the maker's estimates say; see `Engine`."""
-        return None if self._maker is None else self._maker.predict_s(recipe, rung)
+        """Return the predicted critical path; see `Engine`."""
+        return self._predictions.slot_s(recipe, rung)
 
     def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
-        """Return what the maker's estimates say of the stages ahead; see `Engine`."""
-        return None if self._maker is None else self._maker.predict_rest_s(recipe, rung, stage)
+        """Return the predicted stages ahead; see `Engine`."""
+        return self._predictions.rest_s(recipe, rung, stage)
 
     @property
     def spread(self) -> float:
         """How far predictions are off; see `Engine`."""
-        return 0.0 if self._maker is None else self._maker.scheduler.estimates.spread
+        return self._estimates.spread
 
     @property
     def overlap_room_s(self) -> float:
@@ -86,7 +89,7 @@ class InlineEngine:
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
-        return None if self._maker is None else self._maker.rule_out(recipe)
+        return self._predictions.rule_out(recipe)
 
     @property
     def memory_bytes(self) -> int:

@@ -43,6 +43,7 @@ from consumer.engine.messages import (
     StepEnded,
     Stopped,
 )
+from consumer.engine.predictions import Predictions
 from schemas import MissReason, Recipe, Stage
 from vortex.orchestration import StageEstimates
 from vortex.rung import FULL, Rung
@@ -87,6 +88,7 @@ class ProcessEngine:
         self._command = command
         self._limits_s = config.orchestration.timeouts.by_stage()
         self._estimates = StageEstimates(self._limits_s, config.orchestration.priors.by_stage())
+        self._predictions = Predictions(config.orchestration, self._estimates)
         self._child: ChildProcess | None = None
         self._listening: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
@@ -175,16 +177,11 @@ class ProcessEngine:
 
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return the predicted critical path, with what is kept back for encoding and storing."""
-        within_limits = rung != self.ladder[-1]
-        predicted_s = self._estimates.predict_slot(recipe, rung, within_limits=within_limits)
-        if predicted_s is None:
-            return None
-        return predicted_s + self._config.orchestration.deadline_buffer_s
+        return self._predictions.slot_s(recipe, rung)
 
     def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
         """Return the predicted stages ahead, with what is kept back for encoding and storing."""
-        rest_s = self._estimates.predict_rest(recipe, rung, stage)
-        return None if rest_s is None else rest_s + self._config.orchestration.deadline_buffer_s
+        return self._predictions.rest_s(recipe, rung, stage)
 
     @property
     def spread(self) -> float:
@@ -198,8 +195,7 @@ class ProcessEngine:
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
-        overrun = self._estimates.rule_out(recipe, self.ladder[-1])
-        return None if overrun is None else str(overrun)
+        return self._predictions.rule_out(recipe)
 
     @property
     def memory_bytes(self) -> int:

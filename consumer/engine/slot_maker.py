@@ -32,6 +32,7 @@ from consumer.engine.base import (
     SlotNotMade,
     SlotRequest,
 )
+from consumer.engine.predictions import Predictions
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.redaction import shorten
 from schemas import (
@@ -54,7 +55,7 @@ from vortex.errors import (
 )
 from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates_file import EstimatesFile
-from vortex.rung import FULL, Rung
+from vortex.rung import Rung
 from vortex.slot import SlotContext, SlotListener
 from vortex.utils.files import sha256_of
 from vortex.weights.manifest import FILE_NAME, verify_manifest
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
     from vortex.models.clip_ensemble import DualClip
     from vortex.pipeline import VortexPipeline
 
-MAX_SEEDS = 4
+# Of a recipe that says nothing.
+USUAL_SEEDS = 4
 SAVE_INTERVAL_S = 5.0
 MAX_WORDS, MAX_WORD_CHARS = 64, 64
 
@@ -88,7 +90,7 @@ class SlotMaker:
         self._config = config
         self._pipeline = pipeline
         self._store = store
-        self._ladder = config.orchestration.rungs
+        self._predictions = Predictions(config.orchestration, estimates)
         self._signer = signer
         self._enforce = config.models.self_check == "enforce"
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
@@ -196,23 +198,6 @@ class SlotMaker:
         learned = self.scheduler.estimates.to_json()
         self._saving = asyncio.create_task(asyncio.to_thread(self._estimates_file.save, learned))
 
-    def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
-        """Return the predicted critical path, with what is kept back for encoding and storing."""
-        within_limits = rung != self._ladder[-1]
-        predicted_s = self.scheduler.estimates.predict_slot(
-            recipe, rung, within_limits=within_limits
-        )
-        return None if predicted_s is None else predicted_s + self.scheduler.deadline_buffer_s
-
-    def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
-        """Return the predicted stages ahead, with what is kept back for encoding and storing."""
-        rest_s = self.scheduler.estimates.predict_rest(recipe, rung, stage)
-        return None if rest_s is None else rest_s + self.scheduler.deadline_buffer_s
-
-    def rule_out(self, recipe: Recipe) -> str | None:
-        """Return why a stage would exceed its limit, or None if the slot may be tried."""
-        return self.scheduler.rule_out(recipe, self._ladder[-1])
-
     def close(self) -> None:
         """Let go of the models; does not wait for a stage that hangs."""
         self._pipeline.close()
@@ -231,11 +216,12 @@ class SlotMaker:
                 f" profile {self._config.models.profile} do not know such words"
             )
             return SlotNotMade(MissReason.REJECTED, None, detail, {})
-        for seeds in range(1, MAX_SEEDS + 1):  # noqa: B007 - told in the answer below
+        most = request.recipe.semantic_constraints.max_seeds or USUAL_SEEDS
+        for seeds in range(1, most + 1):
             made = await self._with_seed(request, slot)
             if made is not None:
                 return made
-            rungs = self._rungs_for_another(request)
+            rungs = self._rungs_for_another(request) if seeds < most else ()
             if not rungs:
                 break
             slot.rungs, slot.rung_why = rungs, request.rung_why
@@ -243,7 +229,7 @@ class SlotMaker:
                 slot.rung_why = f"{_left_s(request):.2f} s were left for another seed"
             slot.seed = (slot.seed + 1) % (MAX_SEED + 1)
             span.add_event("Another seed", {semconv.SLOT_SEED: slot.seed})
-        detail = f"the self-check failed with {seeds} of at most {MAX_SEEDS} seeds"
+        detail = f"the self-check failed with {seeds} of at most {most} seeds"
         return SlotNotMade(MissReason.REJECTED, Stage.CLIP, detail, dict(slot.breakdown))
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:
@@ -380,7 +366,7 @@ class SlotMaker:
     def _rungs_for_another(self, request: SlotRequest) -> tuple[Rung, ...]:
         """Return the rungs at which there is time left for another seed, the best first."""
         for index, rung in enumerate(request.rungs):
-            needed_s = self.predict_s(request.recipe, rung)
+            needed_s = self._predictions.slot_s(request.recipe, rung)
             if needed_s is not None and needed_s < _left_s(request):
                 return request.rungs[index:]
         return ()

@@ -164,7 +164,10 @@ PAUSED = Instrument(
     "vortex.worker.paused", "gauge", "1", "1 if an operator has paused the worker, else 0"
 )
 ENGINE_READY = Instrument(
-    "vortex.engine.ready", "gauge", "1", "1 if the engine is started and not lost, else 0"
+    "vortex.engine.ready",
+    "gauge",
+    "1",
+    "1 if the engine is started and not lost, or unloaded while idle, else 0",
 )
 ENGINE_STARTS = Instrument(
     "vortex.engine.starts", "counter", "{start}", "Starts of an engine, the first one included"

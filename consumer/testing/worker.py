@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from consumer.config import TopicsConfig, WorkerConfig
 from consumer.emitter import TickEmitter
 from consumer.intake import load_trusted_keys
-from consumer.job import Job
+from consumer.job import Job, Step
 from consumer.kafka.clients import make_admin
 from consumer.kafka.topics import create_topics
 from consumer.progress import telling_progress
@@ -382,9 +382,9 @@ class FakeWorker:
             TickEmitter(self._kafka) as self._emitter,
         ):
 
-            def note(job: Job, stage: Stage | None) -> None:
-                tell(job, stage)
-                if stage is None:
+            def note(job: Job, step: Step) -> None:
+                tell(job, step)
+                if step.stage is None:
                     self._note(self._ticks, (TickSource(**job.key._asdict()), job.tick))
 
             worker = Worker(

@@ -16,10 +16,10 @@ RATE_HZ = 24_000
 TIMEOUT_S = 60.0
 
 
-def encode(path: Path, frames: np.ndarray) -> Path:
+def encode(path: Path, frames: np.ndarray, *, fragmented: bool = False) -> Path:
     """Write frames `[n, H, W, 3]` uint8 as an MP4 with silence."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoder = SlotEncoder(path, preset="ultrafast")
+    encoder = SlotEncoder(path, preset="ultrafast", fragmented=fragmented)
     height, width = frames.shape[1:3]
     silence = np.zeros(len(frames) * RATE_HZ // FPS, dtype=np.float32)
     encoder.begin(waveform=silence, sample_rate_hz=RATE_HZ, fps=FPS, width=width, height=height)

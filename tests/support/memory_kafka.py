@@ -102,6 +102,9 @@ class Consumer:
     def last_stable_offset(self, partition: TopicPartition) -> int:
         return len(self.log.get(partition, []))
 
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> Any:
+        return {partition: len(self.log.get(partition, ())) for partition in partitions}
+
     async def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> Any:
         return dict.fromkeys(partitions, 0)
 

@@ -81,6 +81,7 @@ async def serving(
     engine: Engine,
     on_step: OnStep = lambda _job, _step: None,
     hand_over: HandOver | None = None,
+    idle_unload_s: float | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a dispatcher around the engine until the block ends."""
     decided: dict[int, Decided] = {}
@@ -89,7 +90,7 @@ async def serving(
         assert one.tick.slot_id not in decided, "a slot is decided once"
         decided[one.tick.slot_id] = Decided(made, started_s, time.monotonic())
 
-    bench = Bench(Dispatcher(engine, decide, on_step, hand_over), decided)
+    bench = Bench(Dispatcher(engine, decide, on_step, hand_over, idle_unload_s), decided)
     bench.serving = asyncio.create_task(bench.dispatcher.run())
     try:
         yield bench
@@ -759,6 +760,122 @@ async def test_engine_that_cannot_start_ends_the_dispatcher() -> None:
         with pytest.raises(EngineStartError, match="models are missing"):
             await bench.serving
         assert bench.decided == {}
+
+
+# Idle unload
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the dispatcher notice within milliseconds that nothing is to be done."""
+    monkeypatch.setattr("consumer.dispatcher.LOOK_INTERVAL_S", 0.02)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_idle_engine_is_unloaded_and_the_next_slot_loads_it_again() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        await asyncio.sleep(0.1)  # several looks
+        assert engine.starts == 1
+        bench.submit(job(1))
+        (made,) = await bench.until_decided(1)
+        assert isinstance(made.made, SlotMade)
+        assert engine.starts == 2
+        await bench.until(lambda: not engine.up)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_engine_is_not_unloaded_while_a_slot_is_made() -> None:
+    engine = ScriptedEngine({1: Script(hold=(hold := asyncio.Event()))})
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        bench.submit(job(1))
+        await bench.until(lambda: engine.running == 1)
+        await asyncio.sleep(0.3)
+        assert engine.up
+        hold.set()
+        await bench.until_decided(1)
+    assert engine.starts == 1
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_without_idle_unload_an_idle_engine_stays() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine) as bench:
+        await bench.until(lambda: bench.dispatcher.engine_ready)
+        await asyncio.sleep(0.2)
+        assert engine.up
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_time_that_an_unloaded_engine_takes_to_load_counts() -> None:
+    engine = ScriptedEngine(predicted_s=0.6)
+    engine.start_s = 1.5
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        await bench.until(lambda: engine.starts == 1 and engine.up)
+        await bench.until(lambda: not engine.up)
+        waiting = job(1, deadline_in_s=1.4)
+        bench.submit(waiting, job(2, deadline_in_s=20.0))
+        (decided,) = await bench.until_decided(1)
+        assert decided.reason is MissReason.PREDICTED
+        assert decided.at_s < waiting.deadline_s - 0.6  # when it would be hopeless by itself
+        (made,) = await bench.until_decided(2)
+        assert isinstance(made.made, SlotMade)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_engine_counts_as_ready_while_it_is_unloaded_and_loaded_again() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        assert bench.dispatcher.engine_ready
+        engine.may_start.clear()
+        bench.submit(job(1))
+        await bench.until(lambda: engine.starts == 2)
+        assert not engine.up
+        assert bench.dispatcher.engine_ready
+        engine.may_start.set()
+        await bench.until_decided(1)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_engine_that_is_lost_while_it_is_loaded_again_is_not_ready() -> None:
+    engine = ScriptedEngine()
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        engine.start_error = LOST
+        bench.submit(job(1))
+        await bench.until(lambda: not bench.dispatcher.engine_ready)
+        engine.start_error = None
+        await bench.until_decided(1)
+
+
+class SlowlyStopped(ScriptedEngine):
+    """Takes its time to stop, as a process does that exports its last spans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_stop = asyncio.Event()
+
+    async def stop(self) -> None:
+        if not self.up:
+            return
+        self.up = False
+        await self.may_stop.wait()
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_slot_that_arrives_while_the_engine_stops_is_made_by_the_next() -> None:
+    engine = SlowlyStopped()
+    async with serving(engine, idle_unload_s=0.1) as bench:
+        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        bench.submit(job(1))
+        await asyncio.sleep(0.1)
+        assert engine.starts == 1
+        engine.may_stop.set()
+        (made,) = await bench.until_decided(1)
+        assert isinstance(made.made, SlotMade)
+    assert engine.starts == 2
 
 
 # Slots that are no longer ours

@@ -58,10 +58,15 @@ class Cluster:
 
     @asynccontextmanager
     async def worker(
-        self, engine: ScriptedEngine, *partitions: int, **changes: Any
+        self,
+        engine: ScriptedEngine,
+        *partitions: int,
+        idle_unload_s: float | None = None,
+        **changes: Any,
     ) -> AsyncIterator[Worker]:
         """Run a worker that is given partitions, until the end of the context."""
-        worker = Worker(self.config.model_copy(update=changes), engine, worker_id="w")
+        config = self.config.model_copy(update=changes)
+        worker = Worker(config, engine, worker_id="w", idle_unload_s=idle_unload_s)
         running = asyncio.create_task(worker.run())
         try:
             await until(lambda: self.consumer.listener is not None, TIMEOUT_S)
@@ -229,6 +234,24 @@ async def test_full_queue_pauses_every_partition_until_it_is_half_empty(cluster:
         await until(lambda: len(cluster.answered()) == 20, TIMEOUT_S)
         assert cluster.consumer.paused() == set()
     assert cluster.answered() == list(range(20))
+
+
+# Idle unload
+
+
+async def test_worker_whose_engine_is_unloaded_stays_ready_and_serves_the_next_tick(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.dispatcher.LOOK_INTERVAL_S", 0.02)
+    engine = ScriptedEngine()
+    async with cluster.worker(engine, 0, idle_unload_s=0.1) as worker:
+        await until(lambda: not engine.up, TIMEOUT_S)
+        assert not any(worker.readiness().values())
+        assert worker.accepting
+        assert (await worker.look(TIMEOUT_S)).engine_ready
+        cluster.emit([1])
+        await until(lambda: cluster.answered() == [1], TIMEOUT_S)
+    assert engine.starts == 2
 
 
 # Start and stop

@@ -15,6 +15,7 @@ from schemas import (
     SemanticConstraints,
     SlotParams,
     VisualTrack,
+    recipe_sha256,
 )
 
 MINIMAL: dict[str, Any] = {
@@ -92,6 +93,7 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
         [[], ["x" * 200] * 16],
         [["x"] * 17, [""], ["x" * 201]],
     ),
+    ("semantic_constraints.max_seeds", [1, 16], [0, 17]),
     ("seed", [None, 0, MAX_SEED], [-1, MAX_SEED + 1]),
 ]
 
@@ -131,6 +133,7 @@ def test_value_out_of_bounds_is_refused(path: str, value: Any) -> None:
         ("audio_track.speed", None),
         ("visual_track.expression_sequence", "calm"),
         ("semantic_constraints.required_concepts", "a face"),
+        ("semantic_constraints.max_seeds", 2.5),
         ("seed", "42"),
         ("seed", 4.2),
         ("visual_track", None),
@@ -163,3 +166,19 @@ def test_frame_count_is_duration_times_rate_and_at_least_one(
 def test_resolution_is_width_before_height() -> None:
     params = SlotParams(resolution="640x368")
     assert (params.width, params.height) == (640, 368)
+
+
+def test_checksum_of_a_recipe_is_what_it_was_before_max_seeds() -> None:
+    old = Recipe(
+        audio_track=AudioTrack(script="Good evening."),
+        visual_track=VisualTrack(prompt="A presenter in a blue coat"),
+        seed=7,
+    )
+    assert recipe_sha256(old) == "9375411118dbf6c7e9037cfa05855846a0ee86d4c6e64ccf676b0e294740e034"
+
+
+def test_number_of_seeds_is_part_of_the_checksum() -> None:
+    checksums = {
+        recipe_sha256(recipe("semantic_constraints.max_seeds", most)) for most in (None, 1, 2)
+    }
+    assert len(checksums) == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -14,6 +15,8 @@ from consumer.artifacts.encoder import SlotEncoder
 from consumer.artifacts.media import EncodedMedia
 from consumer.artifacts.store import ArtifactStore
 from tests.support.speech import speeches
+from vortex.models.kokoro import Speech
+from vortex.models.kokoro.limits import can_be_spoken
 from vortex.models.kokoro.speech import TimedWord
 
 FPS = 12
@@ -24,11 +27,11 @@ def words(text: str, each_s: float = 0.5) -> list[TimedWord]:
     return [TimedWord(w, n * each_s, (n + 1) * each_s) for n, w in enumerate(text.split())]
 
 
-def encoded(path: Path, said: list[TimedWord], seconds: float) -> EncodedMedia:
+def encoded(path: Path, said: Sequence[TimedWord], seconds: float, fps: int = FPS) -> EncodedMedia:
     encoder = SlotEncoder(path, preset="ultrafast", words=lambda: said)
     waveform = np.zeros(round(seconds * RATE_HZ), np.float32)
-    encoder.begin(waveform=waveform, sample_rate_hz=RATE_HZ, fps=FPS, width=64, height=64)
-    encoder.write(np.zeros((round(seconds * FPS), 64, 64, 3), np.uint8))
+    encoder.begin(waveform=waveform, sample_rate_hz=RATE_HZ, fps=fps, width=64, height=64)
+    encoder.write(np.zeros((round(seconds * fps), 64, 64, 3), np.uint8))
     return encoder.finish(60.0)
 
 
@@ -135,6 +138,51 @@ def test_captions_of_real_speech_are_seen_while_it_is_heard(mini_models: Path) -
             seen[cue.start_frame * RATE_HZ // FPS : cue.end_frame * RATE_HZ // FPS] = True
         heard = np.square(speech.waveform)
         assert heard[seen].sum() > 0.9 * heard.sum()
+
+
+def word_edges(speech: Speech) -> tuple[list[float], list[float]]:
+    """Return when words begin and end, from phonemes and the spaces and pauses between them."""
+    starts: list[float] = []
+    ends: list[float] = []
+    sounding = False
+    for phoneme in speech.phonemes:
+        spoken = can_be_spoken(phoneme.symbol)
+        pause = bool(ends) and phoneme.start_s > ends[-1] + 0.001  # also between sentences
+        if spoken and (not sounding or pause):
+            starts.append(phoneme.start_s)
+            ends.append(phoneme.end_s)
+        elif spoken:
+            ends[-1] = phoneme.end_s
+        sounding = spoken
+    return starts, ends
+
+
+def check_phonemes(models: Path, tmp_path: Path, count: int) -> None:
+    """Compare the track of finished files with the speech model's own times, at 25 fps."""
+    fps = 25
+    off: list[float] = []
+    for number, speech in enumerate(speeches(models, count)):
+        media = encoded(tmp_path / f"{number}.mp4", speech.words, speech.duration_s, fps)
+        starts, ends = word_edges(speech)
+        cues = track(media.path)
+        off.append(abs(cues[0][0] - starts[0]) * fps)
+        off.append(abs(cues[-1][1] - ends[-1]) * fps)
+        off += [min(abs(start - edge) for edge in starts) * fps for start, *_ in cues]
+        off += [min(abs(end - edge) for edge in ends) * fps for _, end, _ in cues]
+    print(f"{count} slots: {len(off)} edges of captions, at most {max(off):.2f} frames off")
+    assert max(off) <= 1.0 + 0.03  # the track counts milliseconds
+
+
+def test_captions_are_at_most_a_frame_off_the_phonemes(mini_models: Path, tmp_path: Path) -> None:
+    check_phonemes(mini_models, tmp_path, count=5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_captions_of_fifty_slots_are_at_most_a_frame_off_the_phonemes(
+    mini_models: Path, tmp_path: Path
+) -> None:
+    check_phonemes(mini_models, tmp_path, count=50)
 
 
 def test_words_that_were_cut_are_not_in_the_captions(mini_models: Path) -> None:

@@ -36,6 +36,8 @@ def claim(offset: int) -> dict[str, Any]:
         "channel": "main",
         "slot_id": offset,
         "recipe_sha256": f"{offset:064x}",
+        "media_sha256": f"{offset + 1:064x}",
+        "seed": offset,
     }
 
 
@@ -51,10 +53,12 @@ def outcome_of(signed: Signed, offset: int) -> SlotComplete:
     return example.model_copy(
         update={
             "source": example.source.model_copy(update={"offset": offset}),
+            "seed": offset,
             "artifact": example.artifact.model_copy(update={"sha256": signed.media.sha256}),
             "provenance": example.provenance.model_copy(
                 update={
                     "recipe_sha256": f"{offset:064x}",
+                    "media_sha256": f"{offset + 1:064x}",
                     "manifest_sha256": signed.manifest_sha256,
                 }
             ),
@@ -138,6 +142,23 @@ def test_credentials_say_what_made_the_video_and_for_which_tick(
     assert found.signer is not None
     assert "self-made, not trusted" in found.signer
     assert not found.trusted
+
+
+def test_proof_of_another_recipe_seed_or_output_is_named(
+    tmp_path: Path, signer: ManifestSigner
+) -> None:
+    signed = signed_slot(tmp_path, 5, signer)
+    outcome = outcome_of(signed, 5)
+    assert outcome.provenance is not None
+    other = outcome.provenance.model_copy(
+        update={"recipe_sha256": "a" * 64, "media_sha256": "b" * 64}
+    )
+    told = outcome.model_copy(update={"provenance": other, "seed": 6})
+    assert inspect_file(signed.media.path, outcome=told).problems == [
+        "the manifest is that of another recipe than the outcome's",
+        "the manifest names another seed, 5, than the outcome, 6",
+        "the manifest names another checksum of the unsigned file than the outcome",
+    ]
 
 
 def test_signer_is_trusted_only_by_its_own_authority(tmp_path: Path) -> None:

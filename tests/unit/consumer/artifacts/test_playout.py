@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from pathlib import Path
 
 import av
@@ -82,3 +84,44 @@ def test_fragmented_file_is_whole_and_signed(tmp_path: Path) -> None:
     content[-len(content) // 4] ^= 1
     signed.media.path.write_bytes(content)
     assert inspect_file(signed.media.path).problems
+
+
+def frames_of(content: bytes) -> list[np.ndarray]:
+    """Decode the pictures of a file that may end anywhere."""
+    with av.open(io.BytesIO(content)) as container:
+        return [frame.to_ndarray() for frame in container.decode(video=0)]
+
+
+def test_fragmented_file_plays_while_later_frames_are_still_to_come(tmp_path: Path) -> None:
+    path, fps, size, seconds = tmp_path / "a.mp4", 12, 128, 14
+    encoder = SlotEncoder(
+        path,
+        words=lambda: words("Good evening."),  # and 13 s without another caption
+        fragmented=True,
+        watermark_id="0123abcd",
+    )
+    encoder.begin(
+        waveform=np.zeros(seconds * RATE_HZ, np.float32),
+        sample_rate_hz=RATE_HZ,
+        fps=fps,
+        width=size,
+        height=size,
+    )
+    still = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    pictures = [np.roll(still, number, axis=1)[np.newaxis] for number in range(seconds * fps)]
+    half = len(pictures) // 2
+    for picture in pictures[:half]:
+        encoder.write(picture)
+    grown = b""
+    give_up_s = time.monotonic() + 60.0
+    while b"moof" not in grown:
+        assert time.monotonic() < give_up_s, "nothing can be played yet"
+        time.sleep(0.02)
+        grown = path.read_bytes() if path.exists() else b""
+    early = frames_of(grown)
+    assert len(early) >= 2 * fps
+    for picture in pictures[half:]:
+        encoder.write(picture)
+    whole = encoder.finish(60.0).path.read_bytes()
+    assert whole.startswith(grown)
+    assert np.array_equal(early, frames_of(whole)[: len(early)])

@@ -134,13 +134,13 @@ def test_id_is_read_after_an_attack(tmp_path: Path, attack: str) -> None:
 def test_unmarked_videos_have_no_id(tmp_path: Path) -> None:
     path = film(tmp_path / "unmarked.mp4", face(1), None)
     assert read_watermark(path) is None
-    check_unmarked(range(100, 150))
+    check_unmarked(tmp_path, range(100, 110))
 
 
-def check_unmarked(seeds: range) -> None:
+def check_unmarked(directory: Path, seeds: range) -> None:
     for seed in seeds:
-        luma = face(seed, frames=2) @ np.array([0.183, 0.614, 0.062]) + 16
-        assert read_mean(luma.mean(axis=0).astype(np.float32)) is None, seed
+        path = film(directory / "unmarked.mp4", face(seed, frames=FPS // 2), None)
+        assert read_watermark(path) is None, seed
 
 
 def test_flat_and_noisy_pictures_have_no_id() -> None:
@@ -202,19 +202,31 @@ def test_inspection_tells_the_picture_of_another_slot(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_50_slots_are_read_after_every_attack(tmp_path: Path) -> None:
     lost: list[tuple[int, str]] = []
+    scores: dict[str, list[float]] = {attack: [] for attack in ATTACKS}
+    psnrs, growth = [], []
     for seed in range(50):
         path, watermark_id = slot(tmp_path, seed)
         unmarked = film(tmp_path / "unmarked.mp4", face(seed), None)
-        assert psnr_db(lumas(path), lumas(unmarked)) >= 40, seed
+        psnrs.append(psnr_db(lumas(path), lumas(unmarked)))
+        growth.append(path.stat().st_size / unmarked.stat().st_size)
         for attack in ATTACKS:
             reading = read_watermark(attacked(path, attack))
             if reading is None or reading.watermark_id != watermark_id:
                 lost.append((seed, attack))
+            else:
+                scores[attack].append(reading.score)
+    for attack, found in scores.items():
+        print(f"{attack}: {len(found)} of 50, {min(found):.1f} to {max(found):.1f}")
+    print(f"PSNR at least {min(psnrs):.1f} dB, files {min(growth):.3f} to {max(growth):.3f} times")
     assert lost == []
+    assert min(psnrs) >= 40
 
 
 @pytest.mark.slow
-def test_1000_unmarked_videos_have_no_id() -> None:
-    check_unmarked(range(1000, 2000))
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", [1000, 1250, 1500, 1750])
+def test_1000_unmarked_videos_have_no_id(tmp_path: Path, first: int) -> None:
+    check_unmarked(tmp_path, range(first, first + 250))

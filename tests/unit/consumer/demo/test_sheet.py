@@ -18,10 +18,14 @@ def opened(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def test_frames_come_from_the_middle_of_equal_parts_of_the_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_frames_come_from_the_middle_of_equal_parts_of_the_video(
+    tmp_path: Path, *, fragmented: bool
+) -> None:
     colours = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
     parts = [np.full((5, 64, 64, 3), colour, dtype=np.uint8) for colour in colours]
-    frames = evenly_spaced_frames(encode(tmp_path / "a.mp4", np.concatenate(parts)), 3)
+    path = encode(tmp_path / "a.mp4", np.concatenate(parts), fragmented=fragmented)
+    frames = evenly_spaced_frames(path, 3)
     seen = [np.asarray(frame)[32, 32] for frame in frames]
     assert np.allclose(seen, colours, atol=12)
 

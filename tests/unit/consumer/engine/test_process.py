@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from consumer.config import WorkerConfig
+from consumer.dispatcher import Dispatcher
 from consumer.engine.base import (
     EngineLostError,
+    EngineResult,
     EngineStartError,
     SlotMade,
     SlotNotMade,
@@ -28,6 +30,7 @@ from consumer.engine.messages import Line
 from consumer.engine.process import ProcessEngine, without_secrets_of_kafka
 from consumer.job import TickKey
 from schemas import AudioTrack, MissReason, Recipe, Stage, VisualTrack
+from tests.support.jobs import job
 from tests.support.scripted_child import COMMAND, teach
 from vortex.config import PriorConfig, PriorsConfig
 from vortex.orchestration import StageEstimates
@@ -277,6 +280,33 @@ async def test_process_that_dies_while_idle_is_not_ready() -> None:
         await until(lambda: not engine.ready)
         with pytest.raises(EngineLostError, match="not started"):
             await engine.run(request("make"))
+
+
+async def test_process_that_is_unloaded_ends_and_the_next_tick_starts_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumer.dispatcher.LOOK_INTERVAL_S", 0.05)
+    engine = ProcessEngine(config(), COMMAND)
+    made: list[EngineResult] = []
+    dispatcher = Dispatcher(
+        engine, lambda _job, result, _began_s: made.append(result), idle_unload_s=0.2
+    )
+    serving = asyncio.create_task(dispatcher.run())
+    try:
+        await until(lambda: engine.ready)
+        first = pid_of(engine)
+        await until(lambda: not lives(first))
+        assert dispatcher.engine_ready
+        assert engine.memory_bytes == 0
+        plain = job(1)
+        track = plain.recipe.audio_track.model_copy(update={"script": "make"})
+        recipe = plain.recipe.model_copy(update={"audio_track": track})
+        dispatcher.submit(job(1, recipe=recipe))
+        await until(lambda: bool(made))
+        assert isinstance(made[0], SlotMade)
+    finally:
+        serving.cancel()
+        await asyncio.wait({serving})
 
 
 async def test_start_that_cannot_succeed_says_so_in_one_line() -> None:
