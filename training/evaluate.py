@@ -13,17 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from training.captions import Caption, describe
-from training.evaluate_check import honesty
+from training.evaluate_check import calibrated_encoder, honesty
 from training.evaluate_motion import Performance
 from training.evaluate_motion import figures as motion_figures
 from training.faces import Attributes, Face
 from training.judge import Judge, shares_right
-from training.train_clip import THRESHOLDS
 from vortex.models.clip_ensemble import (
     PROMPT_PREFIX,
+    THRESHOLDS,
     WEIGHT_B,
     WEIGHT_L,
-    ClipEncoder,
     clip_score,
     keyframe_indices,
 )
@@ -182,7 +181,7 @@ def self_check(
     """
     scores = {}
     for name in THRESHOLDS:
-        encoder = ClipEncoder(models / name, device)
+        encoder = calibrated_encoder(models, name, device)
         seen = torch.stack([encoder.encode_frames(some) for some in keyframes])
         read = encoder.encode_texts([PROMPT_PREFIX + caption.text for _, caption in prompts])
         cosines = encoder.calibration.apply((seen @ read.T).cpu())
