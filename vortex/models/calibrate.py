@@ -42,8 +42,6 @@ MOST_PROMPTS = 2000
 REFUSED_SHARE = 0.05
 """Of pictures, whose own prompt may be below one encoder's threshold; fewer, where the encoder
 tells prompts so well apart that as few others pass."""
-TYPICAL_SCORE = 0.85
-"""Of a picture and its own prompt, on the mean."""
 LEAST_SEPARATION = 0.8
 """Below this, no threshold tells fitting pictures from others."""
 
@@ -273,7 +271,7 @@ def _part(seen: Seen, videos: Truths) -> Seen:
 
 
 def _fit_map(seen: Seen, other: Truths, shown: Truths, name: str) -> Calibration:
-    """Put the threshold where few of the own prompts are below, and their mean where it belongs."""
+    """Put the threshold where few of the own prompts are below, and the mean of others at 0."""
     cosines = seen.prompts.mean(axis=1)
     own = cosines.diagonal()
     separation = _separation(own, cosines[other])
@@ -284,7 +282,7 @@ def _fit_map(seen: Seen, other: Truths, shown: Truths, name: str) -> Calibration
         )
     lowest = min(float(np.quantile(own, REFUSED_SHARE)), _balance(own, cosines[other]))
     line = THRESHOLDS[name] / CLIP_SCORE_WEIGHT
-    scale = (TYPICAL_SCORE / CLIP_SCORE_WEIGHT - line) / (float(own.mean()) - lowest)
+    scale = line / (lowest - float(cosines[other].mean()))
     return Calibration(
         scale=round(scale, 4),
         offset=round(line - scale * lowest, 4),

@@ -11,7 +11,6 @@ import torch
 from vortex.config import VortexConfig
 from vortex.errors import VortexInitializationError
 from vortex.models.calibrate import (
-    TYPICAL_SCORE,
     Floats,
     Seen,
     Truths,
@@ -57,7 +56,6 @@ def test_threshold_of_encoders_that_confuse_some_prompts_refuses_few_of_the_own(
         assert 0.1 < figures.accepted < 0.4
         own = torch.from_numpy(low[name].prompts.mean(axis=1).diagonal().copy())
         scores = CLIP_SCORE_WEIGHT * found.apply(own)
-        assert float(scores.mean()) == pytest.approx(TYPICAL_SCORE, abs=0.005)
         assert float((scores < threshold).float().mean()) == pytest.approx(0.05, abs=0.01)
     assert fitted.figures["both"].refused <= 0.12
     assert fitted.figures["both"].accepted < fitted.figures["clip-b"].accepted
@@ -82,10 +80,10 @@ def test_encoders_of_different_ranges_come_to_one_scale() -> None:
         },
         truths,
     )
-    typical = {"clip-b": 0.31, "clip-l": 0.22}
-    for name, cosine in typical.items():
-        score = CLIP_SCORE_WEIGHT * float(fitted.calibrations[name].apply(torch.tensor(cosine)))
-        assert score == pytest.approx(TYPICAL_SCORE, abs=0.02)
+    for name, unrelated, own in (("clip-b", 0.18, 0.31), ("clip-l", 0.11, 0.22)):
+        low, high = fitted.calibrations[name].apply(torch.tensor([unrelated, own]))
+        assert float(low) == pytest.approx(0.0, abs=0.01)
+        assert CLIP_SCORE_WEIGHT * float(high) > THRESHOLDS[name] + 0.1
 
 
 def test_margin_of_concepts_lies_between_those_shown_and_those_that_are_not() -> None:

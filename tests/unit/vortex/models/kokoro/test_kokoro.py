@@ -153,6 +153,20 @@ def test_sentence_longer_than_the_slot_is_cut_to_fit(
     assert abs(speech.waveform[-1]) < 0.01  # no click at the cut
 
 
+def test_long_sentence_after_a_short_one_does_not_leave_the_slot_silent(
+    kokoro: KokoroSpeech,
+) -> None:
+    script = (
+        "Good evening. The ministers of the seven countries met for the third time this week, and"
+        " they agreed on nothing at all."
+    )
+    speech = say(kokoro, script, max_duration_s=4.0)
+    assert speech.truncated
+    assert script.startswith(speech.text)
+    assert " ".join(word.text for word in speech.words) == speech.text
+    assert 2.8 < speech.duration_s <= 4.0
+
+
 def test_what_cannot_be_spoken_is_left_out(kokoro: KokoroSpeech) -> None:
     with_noise = say(kokoro, f"... ♪♫! {SHORT} !?!")
     assert np.array_equal(with_noise.waveform, say(kokoro).waveform)
