@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from vortex.config import VortexConfig
 from vortex.errors import VortexInitializationError
 from vortex.models.calibrate import (
     Floats,
     Seen,
     Truths,
-    calibrate,
     fit,
     known_prompts,
 )
 from vortex.models.clip_ensemble import CLIP_SCORE_WEIGHT, THRESHOLDS, DualClip
-from vortex.models.stage_models import StageModels
 
 VIDEOS = 400
 
@@ -114,26 +111,6 @@ def test_prompts_are_different_and_the_same_every_time() -> None:
     for prompt in prompts:
         assert all(part in prompt.text for part in prompt.parts)
         assert 4 <= len(prompt.parts) <= 7
-
-
-@pytest.fixture(scope="module")
-def models(mini_models: Path) -> StageModels:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("VORTEX__MODELS__DIRECTORY", str(mini_models))
-        config = VortexConfig.load(profile="mini")
-    return StageModels.load(config, torch.device("cpu"), calibrated=False)
-
-
-@pytest.mark.timeout(300)
-def test_mini_models_are_calibrated_on_their_own_videos(models: StageModels) -> None:
-    made: list[int] = []
-    settings = VortexConfig.load(profile="mini").pipeline
-    fitted = calibrate(models, settings, count=24, seed=5, progress=made.append)
-    assert made == list(range(1, 25))
-    for name in THRESHOLDS:
-        assert fitted.figures[name].separation > 0.95
-        assert fitted.figures[name].refused < 0.3  # of a dozen, fitted to the other dozen
-        assert fitted.figures[name].accepted < 0.3
 
 
 def test_prompts_are_within_the_vocabulary_of_mini(mini_models: Path) -> None:
