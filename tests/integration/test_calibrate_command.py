@@ -1,4 +1,4 @@
-"""`vortex models calibrate`: made on the models' own videos, used, and refused with other weights."""
+"""`vortex models calibrate`: made on the models' own videos, used, refused with other weights."""
 
 from __future__ import annotations
 
