@@ -54,6 +54,8 @@ class Slot:
     rung: str = ""
     rung_reason: str = ""
     worker: str = ""
+    handed_over_by: str = ""
+    """The worker that read the tick, if it left the slot to another one."""
     prompt: str = ""
     script: str = ""
     trace_id: str = ""
@@ -131,6 +133,7 @@ class Board:
         slot.channel, slot.slot_id = event.channel, str(event.slot_id)
         slot.deadline, slot.decided = _ms(event.deadline), _ms(event.decided_at)
         slot.slack_ms, slot.worker = event.slack_ms, event.worker.id
+        slot.handed_over_by = "" if event.handed_over is None else event.handed_over.worker
         slot.breakdown = event.breakdown.model_dump(exclude_none=True)
         if isinstance(event, SlotComplete):
             slot.state = "complete"

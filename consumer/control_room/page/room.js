@@ -255,7 +255,8 @@ function showDetail() {
   if (slot.reason === "predicted" && !slot.cancelled) body.append(plan(slot));
   if (slot.breakdown) body.append(chart(slot));
   const facts = {
-    prompt: slot.prompt, script: slot.script, worker: slot.worker, seed: slot.seed, trace: slot.trace_id, tick: slot.id,
+    prompt: slot.prompt, script: slot.script, worker: slot.worker,
+    "handed over by": slot.handed_over_by, seed: slot.seed, trace: slot.trace_id, tick: slot.id,
     slack: slot.slack_ms === undefined ? undefined : seconds(slot.slack_ms),
     predicted: slot.predicted_s === undefined ? undefined : `${slot.predicted_s.toFixed(1)} s`,
     planned: slot.planned_start && `to begin at ${clockTime(slot.planned_start)}`,

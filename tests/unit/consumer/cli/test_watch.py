@@ -8,6 +8,7 @@ import pytest
 from rich.text import Text
 
 from consumer.cli.watch import _as_json, describe
+from schemas import HandedOver
 from tests.support.results import complete, dead_letter, missed
 
 BRACKETS = "[/] lists [red] and [0] are text"
@@ -34,3 +35,9 @@ def test_json_of_a_dead_letter_has_its_reason() -> None:
     assert letter["type"] == "dead-letter"
     assert letter["source"] == {"topic": "slot.ticks", "partition": 0, "offset": 7}
     assert letter["reason"] == 'fps: must be at most 60, got "61"'
+
+
+def test_slot_that_was_handed_over_names_both_workers() -> None:
+    hop = HandedOver(worker="donor[1]", at=complete(1).decided_at)
+    shown = describe(complete(1).model_copy(update={"handed_over": hop}))
+    assert f"(donor[1] → {complete(1).worker.id})" in Text.from_markup(shown).plain

@@ -9,6 +9,7 @@ import pytest
 from consumer.control_room.board import MAX_AHEAD, Board, Slot
 from schemas import (
     DeadlineMissed,
+    HandedOver,
     ProgressStep,
     SlotComplete,
     SlotProgress,
@@ -181,3 +182,10 @@ def test_long_plan_is_cut_and_says_by_how_much() -> None:
 def test_plan_of_a_worker_that_tells_no_progress_says_so() -> None:
     board = noted(missed(1, 5))
     assert board.plan_at_the_end_of(slot(board, 1))["told"] is False
+
+
+def test_slot_that_was_handed_over_tells_by_whom() -> None:
+    hop = HandedOver(worker="donor", at=after(1))
+    board = noted(missed(1, 2, worker="receiver", handed_over=hop), missed(2, 2))
+    assert (slot(board, 1).worker, slot(board, 1).handed_over_by) == ("receiver", "donor")
+    assert slot(board, 2).handed_over_by == ""
