@@ -16,7 +16,7 @@ DEMO_TIMEOUT_S = 300.0
 
 
 class Links(HTMLParser):
-    """Where a page's videos and pictures, and its links, lead to."""
+    """Where a page's videos and pictures, and its links, lead to; captions are in the page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
-            if name in ("src", "href"):
+            if name in ("src", "href") and tag != "track":
                 found = self.videos if tag == "video" else self.others
                 found.append(self._directory / unquote(value or ""))
 
