@@ -29,6 +29,7 @@ from vortex.utils.clock import now_s
 HOP_S = 0.06
 ANNOUNCED_LATE_S = 0.03
 _PROFILE = "simulated"
+_USUAL = recipe_of(1.0)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class _Member:
 
     @property
     def _usual_s(self) -> float:
-        return self._engine.predict_s(recipe_of(1.0)) or 0.0
+        return self._engine.predict_s(_USUAL) or 0.0
 
     def _hand_over(self, job: Job, seconds: float, spare_s: float, why: str) -> bool:
         latest_s = job.deadline_s - spare_s
