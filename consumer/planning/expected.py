@@ -86,9 +86,7 @@ class ExpectedArrivals:
     def offset_s(self) -> float:
         """The usual time from arrival to deadline."""
         if self._offset_s is None:  # asked at every decision, and changed by arrivals alone
-            self._offset_s = (
-                fmean(one.offset_s for one in self._recent) if self._recent else 0.0
-            )
+            self._offset_s = fmean(one.offset_s for one in self._recent) if self._recent else 0.0
         return self._offset_s
 
     def _draw(self) -> None:

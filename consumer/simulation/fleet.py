@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import random
 from bisect import bisect
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -94,7 +94,7 @@ class FleetRun:
     """Slots that a dead worker left to another one."""
     wasted_s: float = 0.0
     """Work on slots that then missed."""
-    worked_s: Counter[int] = field(default_factory=Counter)
+    worked_s: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     """By worker, on slots that were decided."""
 
     @property
@@ -111,6 +111,11 @@ class FleetRun:
     def quality(self) -> float:
         """Mean quality of the slots on time."""
         return fmean(self.quality_on_time.values()) if self.quality_on_time else 0.0
+
+    @property
+    def worked_by(self) -> list[float]:
+        """Seconds of work of each worker."""
+        return [self.worked_s[worker] for worker in range(self.workers)]
 
     def is_on_time(self) -> list[tuple[float, bool]]:
         """Return each slot's deadline, and whether it was on time."""
@@ -167,6 +172,20 @@ def serve_from_one_queue(trace: Sequence[SimulatedSlot], workers: int) -> FleetR
         else:
             run.wasted_s += end_s - free_s
     return run
+
+
+def compare(
+    trace: Sequence[SimulatedSlot],
+    fleet: Fleet,
+    seed: int = 0,
+    partitions: Sequence[int] | None = None,
+) -> dict[str, FleetRun]:
+    """Serve a trace by a fleet, by the same one without handover, and from one queue."""
+    return {
+        "bound to partitions": serve_fleet(trace, replace(fleet, handover=False), seed, partitions),
+        "with handover": serve_fleet(trace, fleet, seed, partitions),
+        "one queue, EDF": serve_from_one_queue(trace, fleet.workers),
+    }
 
 
 class _Member:

@@ -53,7 +53,7 @@ def test_recorded_ticks_arrive_and_take_what_they_did(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "traces.jsonl")
     recorder.tick(arrived_s=1005.0, decided_s=1030.0, slack_s=-2.0, work=None)
     recorder.tick(arrived_s=1000.0, decided_s=1010.0, slack_s=35.0, work=(1001.0, 1009.0))
-    first, second = read_recorded(tmp_path / "traces.jsonl")
+    first, second = read_recorded(tmp_path / "traces.jsonl").slots
     assert (first.number, first.arrived_s, first.deadline_s, first.seconds) == (0, 0.0, 45.0, 8.0)
     assert (second.number, second.arrived_s, second.deadline_s) == (1, 5.0, 28.0)
     assert second.seconds == 8.0  # it was not made, so the median of those that were
