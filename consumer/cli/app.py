@@ -21,6 +21,7 @@ from consumer.cli import (
     run,
     schemas,
     simulate,
+    size,
     tick,
     watch,
 )
@@ -65,6 +66,7 @@ app.command(name="tick")(tick.tick)
 app.command(name="watch")(watch.watch)
 app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
+app.command(name="size")(size.size)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="schemas")(schemas.schemas)

@@ -12,6 +12,8 @@ from consumer.telemetry import semconv
 from consumer.telemetry.trace_file import SpanRecord, read_trace_file
 
 _COMPLETE = "slot-complete"
+MOST_UNITS = 11.0
+"""Of usual slots in one, as a simulated recipe can say; see `recipe_of`."""
 _WORK = frozenset(f"slot.{step}" for step in ("audio", "image", "video", "clip", "encode", "store"))
 
 
@@ -94,7 +96,7 @@ def _slot(number: int, tick: Tick, began_s: float, usual_s: float) -> SimulatedS
         number=number,
         arrived_s=arrived_s,
         deadline_s=tick.deadline_s - began_s,
-        units=seconds / usual_s,
+        units=min(MOST_UNITS, seconds / usual_s),
         predicted_s=seconds,
         seconds=seconds,
         emitted_s=arrived_s,
