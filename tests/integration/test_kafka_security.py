@@ -41,7 +41,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
 
 
 async def open_lane(secured: SecuredKafka, **more: str) -> Lane:
-    """Return topics of their own, through the open listener; `more` has suffixes of further ones."""
+    """Return topics of their own, through the open listener; `more` has further suffixes."""
     name = uuid.uuid4().hex[:8]
     further = {key: f"{name}.{suffix}" for key, suffix in more.items()}
     servers = secured.cluster.bootstrap_servers
