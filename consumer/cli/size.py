@@ -37,7 +37,8 @@ def size(
     The load is served again in virtual time, by fleets of several sizes with one worker for each
     GPU: a thousand slots take about a minute. From a file come the ticks of the worker that wrote
     it (telemetry.exporter: file); from a topic the latest 20,000 ticks, with the times that their
-    outcomes tell. A slot that was not made counts with the usual time.
+    outcomes tell. A slot that was not made counts with the usual time. Bound to its partitions, a
+    fleet of more workers than these is no better: where that is not enough, the table says never.
 
     Exit code 1: the target needs more than --most GPUs also with handover.
 
@@ -49,17 +50,24 @@ def size(
         "target", "GPUs, bound", "on time", "GPUs, handover", "on time", "busy", "one queue",
         box=None,
     )  # fmt: skip
+    # Bound to partitions, more workers than these would have nothing to do.
+    most_bound = min(most, sizing.partitions or most)
+    beyond = "never" if most_bound == sizing.partitions else f"above {most}"
     needed: Size | None = None
     with console.status("serving the load") as status:
         for share in sorted({*TARGETS, target}):
             status.update(f"serving the load, for {share:.2%} on time")
-            bound = fewest(sizing.bound, share, most)
+            bound = fewest(sizing.bound, share, most_bound)
             handed = fewest(sizing.handed_over, share, most)
             one = fewest(sizing.one_queue, share, most)
             needed = handed if share == target else needed
             busy = "" if handed is None else f"{min(1.0, recorded.load / handed.workers):.0%}"
             table.add_row(
-                f"{share:.1%}", *_told(bound, most), *_told(handed, most), busy, _told(one, most)[0]
+                f"{share:.1%}",
+                *_told(bound, beyond),
+                *_told(handed, f"above {most}"),
+                busy,
+                _told(one, f"above {most}")[0],
             )
     console.print(
         f"{len(recorded.slots):,} slots, {recorded.load:.1f} seconds of work a second,"
@@ -82,8 +90,8 @@ def _recorded(trace: str, config: Path | None) -> Recorded:
         raise UnreadableRecordingError(f"{trace}: is no file, and as a topic: {error}") from error
 
 
-def _told(size: Size | None, most: int) -> tuple[str, str]:
-    return (f"above {most}", "") if size is None else (str(size.workers), f"{size.on_time:.1%}")
+def _told(size: Size | None, beyond: str) -> tuple[str, str]:
+    return (beyond, "") if size is None else (str(size.workers), f"{size.on_time:.1%}")
 
 
 def _partitions(sizing: Sizing) -> str:
