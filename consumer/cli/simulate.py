@@ -90,6 +90,10 @@ def simulate(
     runs: Mapping[str, SharesOverTime]
     if workers > 1:
         read_from = known.partitions if known and partitions is None else None
+        if read_from and busier != 1:
+            raise typer.BadParameter(
+                "--busier: the recording says which are; replace them by --partitions"
+            )
         fleet = Fleet(
             workers,
             max(read_from) + 1 if read_from else partitions or workers,
