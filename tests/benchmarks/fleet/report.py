@@ -49,11 +49,11 @@ def _report(found: Mapping[Case, Measured], cost: Mapping[int, Cost]) -> Iterato
     yield "|---:|---:|---:|---:|"
     for size, each in cost.items():
         some = _of(found, Scenario(size, 0.9))
-        if not some:
-            continue
-        a_slot = _sum(some, "announced") / _sum(some, "slots")
-        heard = size * 0.9 / MEAN_S * a_slot * each.hear_us / 1e6
-        yield f"| {size:,} | {each.choose_us:.0f} | {each.hear_us:.0f} | {heard:.2%} |"
+        heard = ""
+        if some:
+            a_slot = _sum(some, "announced") / _sum(some, "slots")
+            heard = f"{size * 0.9 / MEAN_S * a_slot * each.hear_us / 1e6:.2%}"
+        yield f"| {size:,} | {each.choose_us:.0f} | {each.hear_us:.0f} | {heard} |"
 
 
 def missed_bounds(found: Mapping[Case, Measured]) -> list[str]:
