@@ -49,6 +49,7 @@ WORKER = Role(
 PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
 CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter"))
+SIZER = Role(reads=("ticks", "results"))
 
 
 class MissingRightError(KafkaUnreachableError):

@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from consumer.config import KafkaConfig
+from consumer.kafka.access import SIZER, ask_for_access, require_topics
 from consumer.kafka.clients import connecting
 from consumer.kafka.stored import ANSWER_TIMEOUT_S, read_stored, stored_reader
 from consumer.simulation.recorded import Recorded, Tick
@@ -25,9 +26,13 @@ async def read_recorded_topic(config: KafkaConfig, topic: str) -> Recorded:
     How long a slot takes is what its `slot-complete` in the topic of results says.
 
     Raises:
-        KafkaUnreachableError: no broker answers, or a topic is not there.
+        KafkaUnreachableError: no broker answers, a topic is not there, or may not be read.
         UnreadableRecordingError: none of the ticks has a `slot-complete`.
     """
+    topics = config.topics.model_copy(update={"ticks": topic})
+    config = config.model_copy(update={"topics": topics})
+    # Before a reader starts: it would wait for topics that it may not see.
+    require_topics(config, await ask_for_access(config, SIZER, client_id=CLIENT_ID))
     worked_s = {
         (event.source.partition, event.source.offset): seconds
         async for record in _latest(config, config.topics.results, MOST_TICKS)
