@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SEED ?= 1
 MINUTES ?= 2
 FROM ?= HEAD~1
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-on-air bench-gpu schemas docs wheel deploy-check lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-fleet bench-room bench-on-air bench-gpu schemas docs wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -93,6 +93,9 @@ bench-overlap: $(READY) ## Measure what storing a slot while the next is made is
 
 bench-deadlines: $(READY) ## Measure how many slots are on time under load, against the optimum.
 	$(BIN)/python -m tests.benchmarks.deadlines
+
+bench-fleet: $(READY) ## Measure how many slots a fleet has on time, with and without handover.
+	$(BIN)/python -m tests.benchmarks.fleet
 
 bench-room: $(READY) ## Measure the control room's frames, with 1,000 slots and 50 outcomes a second.
 	$(BIN)/python -m tests.benchmarks.control_room

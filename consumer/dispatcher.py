@@ -422,10 +422,12 @@ class Dispatcher:
     async def _until_something_changes(self, look_s: float) -> None:
         waking = asyncio.create_task(self._wake.wait())
         left_s = look_s - now_s() + AFTER_LOOK_S
+        # With nothing waiting, the end of the slot in the making is all that can come.
+        interval_s = LOOK_INTERVAL_S if self._jobs or not self._works else None
         try:
             done, _ = await asyncio.wait(
                 {waking, *self._tasks()},
-                timeout=min(max(0.0, left_s), LOOK_INTERVAL_S),
+                timeout=interval_s and min(max(0.0, left_s), interval_s),
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:

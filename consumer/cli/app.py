@@ -23,6 +23,7 @@ from consumer.cli import (
     run,
     schemas,
     simulate,
+    size,
     tick,
     watch,
     worker,
@@ -69,6 +70,7 @@ app.command(name="watch")(watch.watch)
 app.command(name="cancel")(cancel.cancel)
 app.command(name="control-room")(control_room.control_room)
 app.command(name="simulate")(simulate.simulate)
+app.command(name="size")(size.size)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="fake-worker")(fake_worker.fake_worker)
 app.command(name="inspect")(inspect.inspect)

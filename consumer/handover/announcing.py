@@ -25,6 +25,7 @@ LEAST_GAP_S = 0.3
 """From one announcement of a worker to its next one."""
 MOST_GAP_S = 2.0
 """Also without news: the others must know that it lives."""
+AFTER_DUE_S = 0.001
 NEWS_S = 0.25
 """What it said is wrong by so much: that is news."""
 POLL_TIMEOUT_MS = 100
@@ -67,13 +68,17 @@ class Announcer:
             await asyncio.sleep(LEAST_GAP_S)
             due_s = said_s + MOST_GAP_S
             standing = self._look()
-            while not self._is_news(standing, said, said_s) and now_s() < due_s:
-                self._changed.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(due_s - now_s()):
-                        await self._changed.wait()
-                await asyncio.sleep(0)  # the plan comes first
-                standing = self._look()
+            loop = asyncio.get_running_loop()
+            # A timer may fire a little early: after it, `due_s` must have passed.
+            due = loop.call_later(max(0.0, due_s - now_s()) + AFTER_DUE_S, self._changed.set)
+            try:
+                while not self._is_news(standing, said, said_s) and now_s() < due_s:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    await asyncio.sleep(0)  # the plan comes first
+                    standing = self._look()
+            finally:
+                due.cancel()
             said, said_s = standing, now_s()
             yield said
 

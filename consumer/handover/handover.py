@@ -97,6 +97,6 @@ class Handover:
                     "deadline_s": round(job.deadline_s - now_s(), 3),
                 },
             )
-        job.span.set_attribute(semconv.SLOT_OUTCOME, "handed-over")
+        job.span.set_attribute(semconv.SLOT_OUTCOME, semconv.HANDED_OVER)
         partition = self._neighbours.partition_of(chosen)
         return hand_over(job, hop, topic=self._topic, partition=partition, instead=miss)

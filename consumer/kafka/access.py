@@ -50,6 +50,7 @@ PRODUCER = Role(writes=("ticks",))
 WATCHER = Role(reads=("results", "dead_letter"))
 CONTROL_ROOM = Role(reads=("ticks", "results", "dead_letter", "progress"))
 OPERATOR = Role(writes=("control",))
+SIZER = Role(reads=("ticks", "results"))
 
 
 class MissingRightError(KafkaUnreachableError):

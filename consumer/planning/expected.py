@@ -40,6 +40,7 @@ class ExpectedArrivals:
         self._work_s = 0.0
         self._last_s: float | None = None
         self._count = 0
+        self._offset_s: float | None = None
         self._random = random.Random(seed)  # noqa: S311 - draws futures, nothing secret
         self._futures: deque[list[float]] = deque(maxlen=_FUTURES)
         self._latest_s: list[float] = []
@@ -56,6 +57,7 @@ class ExpectedArrivals:
         self._span_s += gap_s
         self._work_s += seconds
         self._recent.append(_Arrival(gap_s, deadline_s - arrived_s, seconds))
+        self._offset_s = None
         self._count += 1
         if self._count >= _FEWEST and (
             self._count % _ARRIVALS_A_FUTURE == 0 or len(self._futures) < _FUTURES // 4
@@ -83,7 +85,9 @@ class ExpectedArrivals:
     @property
     def offset_s(self) -> float:
         """The usual time from arrival to deadline."""
-        return fmean(one.offset_s for one in self._recent) if self._recent else 0.0
+        if self._offset_s is None:  # asked at every decision, and changed by arrivals alone
+            self._offset_s = fmean(one.offset_s for one in self._recent) if self._recent else 0.0
+        return self._offset_s
 
     def _draw(self) -> None:
         """Draw one more future; the oldest is forgotten when there are enough."""

@@ -123,7 +123,7 @@ class SimulatedEngine:
             scale: seconds to sleep for each second of the trace.
             ladder: of each rung, `work_share` is the share of a slot's whole time.
         """
-        self._estimates = StageEstimates(priors=usual_priors(scale))
+        self._estimates = StageEstimates(priors=usual_priors(scale * _unit_s(trace)))
         self._scale = scale
         self._ladder = ladder
         self._pipeline = SleepingPipeline(trace, scale)
@@ -201,22 +201,30 @@ class SimulatedEngine:
         self._up = False
 
 
-def usual_priors(scale: float = 1.0) -> dict[str, Prior]:
-    """Return what a configuration would say of the stages of a usual slot."""
+def _unit_s(trace: Sequence[SimulatedSlot]) -> float:
+    """Return the seconds of a usual slot of a trace."""
+    return trace[0].predicted_s / trace[0].units if trace else MEAN_S
+
+
+def usual_priors(mean_s: float = MEAN_S) -> dict[str, Prior]:
+    """Return what a configuration would say of the stages of a usual slot of so many seconds."""
     usual = work_units(recipe_of(1.0))
-    mean_s = MEAN_S * scale
     return {
         stage: Prior(0.05 * mean_s * part, 0.95 * mean_s * part / usual[stage], _DOUBT)
         for stage, part in PARTS.items()
     }
 
 
-@lru_cache(maxsize=4096)
 def _on_rung(recipe: Recipe, rung: Rung) -> Recipe:
     """Return the recipe of a slot that takes as long as this one does on a rung."""
     if rung.work_share == 1.0:
         return recipe
-    return recipe_of(recipe.slot_params.duration_sec / _USUAL_S * rung.work_share)
+    return _with_duration(recipe.slot_params.duration_sec, rung.work_share)
+
+
+@lru_cache(maxsize=4096)
+def _with_duration(duration_s: float, share: float) -> Recipe:
+    return recipe_of(duration_s / _USUAL_S * share)
 
 
 def recipe_of(units: float) -> Recipe:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Protocol
 
 from consumer.planning import Rung
 from consumer.simulation.audit import wrongly_given_up
@@ -17,94 +18,89 @@ from consumer.simulation.traces import SimulatedSlot
 _WINDOWS = 20
 
 
+class SharesOverTime(Protocol):
+    """A run of which each slot's deadline is known, and whether it was on time."""
+
+    def is_on_time(self) -> list[tuple[float, bool]]:
+        """Return both for each slot."""
+
+
 @dataclass(frozen=True)
 class Simulated:
-    """One trace, served by one or more GPUs; each has a share of the slots to itself."""
+    """One trace, served by one worker."""
 
-    traces: tuple[Sequence[SimulatedSlot], ...]
-    runs: tuple[Run, ...]
+    trace: Sequence[SimulatedSlot]
+    run: Run
     lowest_share: float
 
     @classmethod
-    def of(cls, trace: Sequence[SimulatedSlot], ladder: Sequence[Rung], gpus: int = 1) -> Simulated:
-        """Serve a trace; slot n goes to GPU n modulo their number, as with partitions."""
-        traces = tuple(
-            [replace(slot, number=number) for number, slot in enumerate(trace[gpu::gpus])]
-            for gpu in range(gpus)
-        )
-        runs = tuple(serve(part, tuple(ladder)) for part in traces)
-        return cls(traces, runs, ladder[-1].work_share)
+    def of(cls, trace: Sequence[SimulatedSlot], ladder: Sequence[Rung]) -> Simulated:
+        """Serve a trace."""
+        return cls(trace, serve(trace, tuple(ladder)), ladder[-1].work_share)
 
     @property
     def slots(self) -> int:
         """How many slots arrived."""
-        return sum(len(trace) for trace in self.traces)
+        return len(self.trace)
 
     @property
     def on_time(self) -> int:
         """How many were on time."""
-        return sum(len(run.on_time) for run in self.runs)
+        return len(self.run.on_time)
 
     @property
     def possible_predicted(self) -> float:
         """How many can be if all arrivals are known, at full quality."""
-        return sum(most_possible(with_predicted_times(trace)) for trace in self.traces)
+        return most_possible(with_predicted_times(self.trace))
 
     @property
     def possible(self) -> float:
         """How many can be if all is known, on the lowest rung."""
-        share = self.lowest_share
-        return sum(most_possible(with_real_times(trace, share)) for trace in self.traces)
+        return most_possible(with_real_times(self.trace, self.lowest_share))
 
     @property
     def quality(self) -> float:
         """Mean quality of the slots on time."""
-        qualities = [quality for run in self.runs for quality in run.on_time.values()]
-        return fmean(qualities) if qualities else 0.0
+        return fmean(self.run.on_time.values()) if self.run.on_time else 0.0
 
     @property
     def wasted_s(self) -> float:
         """Seconds of GPU work on slots that then missed."""
         return sum(
             end - begin
-            for run in self.runs
-            for number, (begin, end) in run.worked_s.items()
-            if number not in run.on_time
+            for number, (begin, end) in self.run.worked_s.items()
+            if number not in self.run.on_time
         )
 
     @property
     def lead_s(self) -> float:
         """Median seconds from giving a slot up to its deadline; 0 if none was."""
-        leads = [lead for run in self.runs for lead in run.lead_s]
-        return median(leads) if leads else 0.0
+        return median(self.run.lead_s) if self.run.lead_s else 0.0
 
     @property
     def given_up(self) -> int:
         """How many slots were given up before any work."""
-        return sum(len(run.given_up) for run in self.runs)
+        return len(self.run.given_up)
 
     @property
     def wrong(self) -> int:
         """How many of these would have been on time in the plan that was followed."""
-        return sum(
-            len(wrongly_given_up(trace, run, self.lowest_share))
-            for trace, run in zip(self.traces, self.runs, strict=True)
-        )
+        return len(wrongly_given_up(self.trace, self.run, self.lowest_share))
 
-    def over_time(self) -> list[tuple[float, float]]:
-        """Return the end of each of 20 windows, in seconds, and the share on time of its slots."""
-        slots = [
-            (slot.deadline_s, slot.number in run.on_time)
-            for trace, run in zip(self.traces, self.runs, strict=True)
-            for slot in trace
-        ]
-        slots.sort()
-        size = max(1, -(-len(slots) // _WINDOWS))
-        windows = [slots[start : start + size] for start in range(0, len(slots), size)]
-        return [(window[-1][0], fmean(on_time for _, on_time in window)) for window in windows]
+    def is_on_time(self) -> list[tuple[float, bool]]:
+        """Return each slot's deadline, and whether it was on time."""
+        return [(slot.deadline_s, slot.number in self.run.on_time) for slot in self.trace]
 
 
-def plot(simulated: dict[str, Simulated], path: Path) -> None:
+def over_time(run: SharesOverTime) -> list[tuple[float, float]]:
+    """Return the end of each of 20 windows, in seconds, and the share on time of its slots."""
+    slots = sorted(run.is_on_time())
+    size = max(1, -(-len(slots) // _WINDOWS))
+    windows = [slots[start : start + size] for start in range(0, len(slots), size)]
+    return [(window[-1][0], fmean(on_time for _, on_time in window)) for window in windows]
+
+
+def plot(simulated: Mapping[str, SharesOverTime], path: Path) -> None:
     """Draw the share on time over the course of each run; needs matplotlib.
 
     Args:
@@ -118,7 +114,7 @@ def plot(simulated: dict[str, Simulated], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 3))
     for label, run in simulated.items():
-        ends, shares = zip(*run.over_time(), strict=True)
+        ends, shares = zip(*over_time(run), strict=True)
         axes.plot([end / 60 for end in ends], shares, "o-", markersize=3, label=label)
     axes.set(xlabel="minutes", ylabel="on time, of all slots", ylim=(0, 1.03))
     axes.spines[["top", "right"]].set_visible(False)

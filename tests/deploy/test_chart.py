@@ -22,6 +22,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 EVERYTHING = (
     "keda.enabled=true,strimzi.enabled=true,podMonitor.enabled=true,prometheusRule.enabled=true,"
+    "config.kafka.topics.handover=slot.handover,config.kafka.topics.workers=slot.workers,"
     "dashboard.enabled=true,config.kafka.topics.control=slot.control,secrets[0].name=kafka,secrets[0].mountPath=/run/secrets/kafka"
 )
 # What the worker may take beyond its grace: publishing, leaving the group, stopping the engine.
@@ -50,6 +51,8 @@ def test_default_values_are_valid() -> None:
         ("config.kafka.bootstrap_servers", "kafka"),
         ("config.kafka.shutdown_grace_s", -1),
         ("config.kafka.topics.ticks", "no topic"),
+        ("config.kafka.topics.handover", "slot.handover"),
+        ("config.kafka.topics.workers", "slot.workers"),
         ("secrets", [{"name": "kafka"}]),
         ("keda.maxReplicas", 0),
         ("strimzi.authentication", "plain"),
@@ -59,6 +62,12 @@ def test_default_values_are_valid() -> None:
 def test_value_that_is_wrong_or_misspelt_is_refused(path: str, value: Any) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(changed(path, value), SCHEMA, jsonschema.Draft202012Validator)
+
+
+def test_handover_takes_both_of_its_topics() -> None:
+    values = changed("config.kafka.topics.handover", "slot.handover")
+    values["config"]["kafka"]["topics"]["workers"] = "slot.workers"
+    jsonschema.validate(values, SCHEMA, jsonschema.Draft202012Validator)
 
 
 def test_schema_knows_every_value() -> None:
@@ -144,8 +153,18 @@ def test_kafka_user_has_the_documented_rights_and_no_more(
     assert granted == {
         (each.operation, each.kind, each.name, each.pattern) for each in documented("worker")
     }
-    topics = {topic["spec"]["topicName"] for topic in rendered["KafkaTopic"]}
-    assert topics == {*VALUES["config"]["kafka"]["topics"].values(), "slot.control"}
+    names = {name for name in VALUES["config"]["kafka"]["topics"].values() if name is not None}
+    topics = {topic["spec"]["topicName"]: topic["spec"] for topic in rendered["KafkaTopic"]}
+    assert topics.keys() == names | {"slot.handover", "slot.workers", "slot.control"}
+    assert topics["slot.handover"]["partitions"] >= VALUES["keda"]["maxReplicas"]
+    assert topics["slot.workers"]["config"]["cleanup.policy"] == "compact"
+
+
+def test_scaler_counts_slots_for_which_no_worker_had_room(
+    rendered: dict[str, list[dict[str, Any]]],
+) -> None:
+    triggers = rendered["ScaledObject"][0]["spec"]["triggers"]
+    assert "vortex_slot_unplaced_total" in triggers[1]["metadata"]["query"]
 
 
 def test_rules_and_dashboard_are_rendered_as_they_are(

@@ -69,6 +69,7 @@ def test_environment_of_the_worker_is_a_configuration(
         monkeypatch.setenv(name, value)
     config = WorkerConfig.load()
     assert config.kafka.bootstrap_servers == "kafka:19092"
+    assert config.kafka.topics.handover == "slot.handover"
     assert config.telemetry.exporter == "otlp"
     grace_s = float(COMPOSE["services"]["worker"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > config.kafka.shutdown_grace_s + 40

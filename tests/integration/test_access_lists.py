@@ -31,6 +31,7 @@ from tests.support.secured_kafka import SecuredKafka, secured_kafka
 
 pytestmark = pytest.mark.kafka
 
+HANDOVER = {"handover": "h", "workers": "w"}
 ROLES = {"worker": WORKER, "producer": PRODUCER, "watcher": WATCHER, "operator": OPERATOR}
 COMMANDS = {"worker": "run", "producer": "tick", "watcher": "watch", "operator": "cancel main 1"}
 EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(user)))]
@@ -82,7 +83,7 @@ def rights_of(lane: Lane, user: str) -> list[Grant]:
 async def test_worker_producer_and_watcher_with_exactly_their_rights_do_their_work(
     secured: SecuredKafka,
 ) -> None:
-    lane = await open_lane(secured)
+    lane = await open_lane(secured, **HANDOVER)
     users = {user: Lane(as_user(secured, lane, user)) for user in ROLES}
     for user, theirs in users.items():
         await grant_and_wait(lane, theirs.config, user, rights_of(lane, user), set())
@@ -96,7 +97,7 @@ async def test_worker_producer_and_watcher_with_exactly_their_rights_do_their_wo
 async def test_missing_right_is_named_in_one_line_by_every_command(
     user: str, index: int, secured: SecuredKafka
 ) -> None:
-    lane = await open_lane(secured)
+    lane = await open_lane(secured, **HANDOVER)
     config = as_user(secured, lane, user)
     rights = rights_of(lane, user)
     removed = rights.pop(index)
@@ -114,7 +115,7 @@ async def test_missing_right_is_named_in_one_line_by_every_command(
 async def test_doctor_names_the_missing_right_of_a_worker(
     index: int, secured: SecuredKafka
 ) -> None:
-    lane = await open_lane(secured)
+    lane = await open_lane(secured, **HANDOVER)
     config = as_user(secured, lane, "worker")
     rights = rights_of(lane, "worker")
     removed = rights.pop(index)
@@ -128,7 +129,7 @@ async def test_topic_that_may_be_seen_but_not_written_is_told_as_a_missing_right
     secured: SecuredKafka,
 ) -> None:
     """A user who also watches sees the topics; what is missing is `Write` all the same."""
-    lane = await open_lane(secured)
+    lane = await open_lane(secured, **HANDOVER)
     config = as_user(secured, lane, "worker")
     results = lane.config.topics.results
     rights = [each for each in rights_of(lane, "worker") if each.name != results]
@@ -139,7 +140,7 @@ async def test_topic_that_may_be_seen_but_not_written_is_told_as_a_missing_right
 async def test_topic_that_is_not_there_is_told_as_one_to_whoever_may_know(
     secured: SecuredKafka,
 ) -> None:
-    lane = await open_lane(secured)
+    lane = await open_lane(secured, **HANDOVER)
     topics = lane.config.topics.model_copy(update={"ticks": f"{lane.config.topics.ticks}.later"})
     config = secured.config(lane.config.model_copy(update={"topics": topics}), "SCRAM")
     done = await asyncio.to_thread(vortex, "run", **variables(config))

@@ -40,13 +40,15 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
         yield running
 
 
-async def open_lane(secured: SecuredKafka) -> Lane:
-    """Return three topics of their own, through the open listener."""
+async def open_lane(secured: SecuredKafka, **more: str) -> Lane:
+    """Return topics of their own, through the open listener; `more` has further suffixes."""
     name = uuid.uuid4().hex[:8]
-    lane = Lane.of(secured.cluster.bootstrap_servers, f"{name}.t", f"{name}.r", f"{name}.d")
-    topics = lane.config.topics
+    further = {key: f"{name}.{suffix}" for key, suffix in more.items()}
+    servers = secured.cluster.bootstrap_servers
+    lane = Lane.of(servers, f"{name}.t", f"{name}.r", f"{name}.d", **further)
     admin = make_admin(lane.config, client_id="test")
-    await create_topics(admin, dict.fromkeys((topics.ticks, topics.results, topics.dead_letter), 1))
+    names = [topic for topic in lane.config.topics.model_dump().values() if topic is not None]
+    await create_topics(admin, dict.fromkeys(names, 1))
     return lane
 
 

@@ -46,13 +46,18 @@ def documented(user: str) -> list[Grant]:
 def names_of(config: KafkaConfig) -> dict[str, str]:
     """Return a lane's names for those of the document."""
     topics = config.topics
+    if topics.handover is None or topics.workers is None:
+        raise ValueError("topics: the document's rights are those of a worker with handover")
     return {
         "slot.ticks": topics.ticks,
         "slot.results": topics.results,
         "slot.dead-letter": topics.dead_letter,
         "slot.control": str(topics.control),
+        "slot.handover": str(topics.handover),
+        "slot.workers": str(topics.workers),
         "vortex": config.group_id,
         "vortex/slot.ticks/": f"{config.group_id}/{topics.ticks}/",
+        "vortex/slot.handover/": f"{config.group_id}/{topics.handover}/",
     }
 
 

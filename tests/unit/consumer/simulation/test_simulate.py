@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -9,20 +11,48 @@ from consumer.simulation.traces import Traffic
 from vortex.rung import FULL
 
 
-def test_second_gpu_saves_slots_under_overload() -> None:
-    trace = Traffic(1.6, slots=120).trace(seed=1)
-    one, two = (Simulated.of(trace, (FULL,), gpus) for gpus in (1, 2))
-    assert one.slots == two.slots == 120
-    assert one.on_time < 90 < two.on_time
-    assert one.on_time <= one.possible_predicted + 3
+def test_worker_makes_about_what_can_be_made_under_overload() -> None:
+    run = Simulated.of(Traffic(1.6, slots=120).trace(seed=1), (FULL,))
+    assert run.slots == 120
+    assert run.on_time < 90
+    assert run.on_time <= run.possible_predicted + 3
+    assert sum(on_time for _, on_time in run.is_on_time()) == run.on_time
 
 
 def test_command_prints_what_came_of_the_traffic() -> None:
-    arguments = ["simulate", "--slots", "60", "--load", "2", "--gpus", "2", "--rungs", "1,0.5"]
+    arguments = ["simulate", "--slots", "60", "--load", "2", "--rungs", "1,0.5"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "2 GPUs" in result.output
+    assert "1 worker" in result.output
     assert "on time" in result.output
+
+
+def test_command_compares_fleets_with_dying_workers_and_busy_partitions(tmp_path: Path) -> None:
+    arguments = ["simulate", "--workers", "3", "--partitions", "6", "--slots", "60", "--load", "1"]
+    arguments += ["--busier", "2", "--dies", "1@100", "--session-s", "5"]
+    drawn = tmp_path / "run.svg"
+    result = CliRunner().invoke(app, [*arguments, "--plot", str(drawn)])
+    assert result.exit_code == 0, result.output
+    for expected in ("bound to partitions", "with handover", "one queue, EDF"):
+        assert expected in result.output
+    assert "read again after a death" in result.output
+    assert drawn.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--dies", "0@10"],
+        ["--busier", "2"],
+        ["--workers", "2", "--dies", "2@10"],
+        ["--workers", "2", "--dies", "soon"],
+        ["--workers", "2", "--dies", "0@1", "--dies", "1@1"],
+    ],
+)
+def test_fleet_that_makes_no_sense_is_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, ["simulate", "--slots", "5", *arguments])
+    assert result.exit_code == 2, result.output
+    assert "--dies" in result.output
 
 
 @pytest.mark.parametrize("rungs", ["0.5,1", "0", "2", "half"])
