@@ -19,10 +19,7 @@ from consumer.kafka.access import (
     Role,
     ask_for_access,
 )
-from consumer.kafka.clients import make_admin
-from consumer.kafka.topics import create_topics
-from tests.integration.test_kafka_security import open_lane as open_plain_lane
-from tests.integration.test_kafka_security import said_by, variables
+from tests.integration.test_kafka_security import open_lane, said_by, variables
 from tests.support.access_lists import Grant, documented, grant, names_of
 from tests.support.command_line import vortex
 from tests.support.engines import ScriptedEngine
@@ -31,7 +28,7 @@ from tests.support.secured_kafka import SecuredKafka, secured_kafka
 
 pytestmark = pytest.mark.kafka
 
-HANDOVER = {"handover": "h", "workers": "w"}
+EVERYTHING = {"control": "c", "handover": "h", "workers": "w"}
 ROLES = {"worker": WORKER, "producer": PRODUCER, "watcher": WATCHER, "operator": OPERATOR}
 COMMANDS = {"worker": "run", "producer": "tick", "watcher": "watch", "operator": "cancel main 1"}
 EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(user)))]
@@ -41,15 +38,6 @@ EACH_RIGHT = [(user, index) for user in ROLES for index in range(len(documented(
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     with secured_kafka(tmp_path_factory.mktemp("access")) as running:
         yield running
-
-
-async def open_lane(secured: SecuredKafka) -> Lane:
-    """Return a lane whose workers also take orders."""
-    lane = await open_plain_lane(secured)
-    control = f"{lane.config.topics.ticks}.c"
-    await create_topics(make_admin(lane.config, client_id="test"), {control: 1})
-    topics = lane.config.topics.model_copy(update={"control": control})
-    return Lane(lane.config.model_copy(update={"topics": topics}))
 
 
 def as_user(secured: SecuredKafka, lane: Lane, user: str) -> KafkaConfig:
@@ -83,7 +71,7 @@ def rights_of(lane: Lane, user: str) -> list[Grant]:
 async def test_worker_producer_and_watcher_with_exactly_their_rights_do_their_work(
     secured: SecuredKafka,
 ) -> None:
-    lane = await open_lane(secured, **HANDOVER)
+    lane = await open_lane(secured, **EVERYTHING)
     users = {user: Lane(as_user(secured, lane, user)) for user in ROLES}
     for user, theirs in users.items():
         await grant_and_wait(lane, theirs.config, user, rights_of(lane, user), set())
@@ -97,7 +85,7 @@ async def test_worker_producer_and_watcher_with_exactly_their_rights_do_their_wo
 async def test_missing_right_is_named_in_one_line_by_every_command(
     user: str, index: int, secured: SecuredKafka
 ) -> None:
-    lane = await open_lane(secured, **HANDOVER)
+    lane = await open_lane(secured, **EVERYTHING)
     config = as_user(secured, lane, user)
     rights = rights_of(lane, user)
     removed = rights.pop(index)
@@ -115,7 +103,7 @@ async def test_missing_right_is_named_in_one_line_by_every_command(
 async def test_doctor_names_the_missing_right_of_a_worker(
     index: int, secured: SecuredKafka
 ) -> None:
-    lane = await open_lane(secured, **HANDOVER)
+    lane = await open_lane(secured, **EVERYTHING)
     config = as_user(secured, lane, "worker")
     rights = rights_of(lane, "worker")
     removed = rights.pop(index)
@@ -129,7 +117,7 @@ async def test_topic_that_may_be_seen_but_not_written_is_told_as_a_missing_right
     secured: SecuredKafka,
 ) -> None:
     """A user who also watches sees the topics; what is missing is `Write` all the same."""
-    lane = await open_lane(secured, **HANDOVER)
+    lane = await open_lane(secured, **EVERYTHING)
     config = as_user(secured, lane, "worker")
     results = lane.config.topics.results
     rights = [each for each in rights_of(lane, "worker") if each.name != results]
@@ -140,7 +128,7 @@ async def test_topic_that_may_be_seen_but_not_written_is_told_as_a_missing_right
 async def test_topic_that_is_not_there_is_told_as_one_to_whoever_may_know(
     secured: SecuredKafka,
 ) -> None:
-    lane = await open_lane(secured, **HANDOVER)
+    lane = await open_lane(secured, **EVERYTHING)
     topics = lane.config.topics.model_copy(update={"ticks": f"{lane.config.topics.ticks}.later"})
     config = secured.config(lane.config.model_copy(update={"topics": topics}), "SCRAM")
     done = await asyncio.to_thread(vortex, "run", **variables(config))
