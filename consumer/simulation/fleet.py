@@ -42,14 +42,19 @@ class Fleet:
     """Every second partition is so many times as busy as the others."""
     dies: tuple[tuple[float, int], ...] = ()
     """When which workers die; their partitions go to the next one, with all that waits there."""
+    scale: float = 1.0
+    """Seconds of all times for each second of the trace, so that runs on a real Kafka are short."""
 
-    def owners(self, slots: int, seed: int) -> list[int]:
-        """Return the worker that reads each slot's tick; partitions are assigned in ranges."""
+    def owner(self, partition: int) -> int:
+        """Return the worker that reads a partition; they are assigned in ranges."""
+        return partition * self.workers // self.partitions
+
+    def drawn(self, slots: int, seed: int) -> list[int]:
+        """Return the partition of each slot's tick."""
         draws = random.Random(f"owners/{seed}")  # noqa: S311 - not a secret
         weights = [self.busier if number % 2 else 1.0 for number in range(self.partitions)]
         ends = list(accumulate(weights))
-        drawn = (bisect(ends, draws.random() * ends[-1]) for _ in range(slots))
-        return [partition * self.workers // self.partitions for partition in drawn]
+        return [bisect(ends, draws.random() * ends[-1]) for _ in range(slots)]
 
 
 @dataclass
@@ -69,26 +74,39 @@ def serve_fleet(trace: Sequence[SimulatedSlot], fleet: Fleet, seed: int = 0) -> 
     """Serve a whole trace, and return what came of it."""
 
     async def serve() -> FleetRun:
-        return await _Serving(trace, fleet, seed).serve()
+        return await _Serving(scaled(trace, fleet.scale), fleet, seed).serve()
 
     return run_in_virtual_time(serve()) if trace else FleetRun(0)
+
+
+def scaled(trace: Sequence[SimulatedSlot], scale: float) -> list[SimulatedSlot]:
+    """Return the trace with other moments; how long slots take is the engine's to scale."""
+    return [
+        replace(
+            slot,
+            arrived_s=slot.arrived_s * scale,
+            deadline_s=slot.deadline_s * scale,
+            emitted_s=slot.emitted_s * scale,
+        )
+        for slot in trace
+    ]
 
 
 class _Member:
     """One worker without Kafka."""
 
-    def __init__(self, serving: _Serving, number: int, handover: bool) -> None:
+    def __init__(self, serving: _Serving, number: int, fleet: Fleet) -> None:
         self._serving = serving
         self._name = f"worker-{number}"
         self._number = number
-        self._engine = SimulatedEngine(serving.trace)
+        self._engine = SimulatedEngine(serving.trace, fleet.scale)
         self._neighbours = Neighbours(self._name, _PROFILE, serving.announcements)
         self._announcer = Announcer(self._standing)
         self._dispatcher = Dispatcher(
             self._engine,
             self._on_result,
             lambda _job, _stage: self._announcer.note_change(),
-            self._hand_over if handover else None,
+            self._hand_over if fleet.handover else None,
         )
 
     async def run(self) -> None:
@@ -151,8 +169,8 @@ class _Serving:
         self.trace = trace
         # Shared, as all hear the same; a worker leaves itself out.
         self.announcements = Announcements()
-        self._owners = fleet.owners(len(trace), seed)
-        self._members = [_Member(self, number, fleet.handover) for number in range(fleet.workers)]
+        self._owners = [fleet.owner(partition) for partition in fleet.drawn(len(trace), seed)]
+        self._members = [_Member(self, number, fleet) for number in range(fleet.workers)]
         self._run = FleetRun(len(trace))
         self._undecided = len(trace)
         self._all_decided = asyncio.Event()
