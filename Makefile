@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 SEED ?= 1
 MINUTES ?= 2
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas wheel deploy-check lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos soak lint format evaluate bench bench-workers bench-slot bench-overlap bench-deadlines bench-room bench-gpu schemas wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,9 @@ evaluate: $(READY) ## Measure what the shipped small models can do, on held-out 
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks
+
+bench-workers: $(READY) ## Measure outcomes per second of 1 to 8 workers with an engine that does nothing.
+	$(BIN)/python -m tests.benchmarks.many_workers
 
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time
