@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -136,6 +136,8 @@ class Observation:
     hops: Sequence[Hop] = ()
     committed_hops: Mapping[int, Committed] = field(default_factory=dict)
     """By partition of the handovers."""
+    hops_end: Mapping[int, int] = field(default_factory=dict)
+    """Where the log of handovers ends, by partition: behind the last record or marker."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def observe(lane: Lane) -> Observation:
         Source(message.partition(), message.offset()): message.timestamp()[1] / 1000
         for message in _read(lane, lane.ticks)
     }
+    # Transactions put markers between the records, and offsets are committed beyond these.
+    hops_end = {} if lane.handover is None else _ends(admin, lane.handover)
     written = [lane.results, lane.dead_letter, *lane.inputs[1:]]
     open_transactions = [
         *_undecided_offsets(admin, lane),
@@ -210,6 +214,7 @@ def observe(lane: Lane) -> Observation:
         open_transactions,
         hops,
         {} if lane.handover is None else committed[lane.handover],
+        hops_end,
     )
 
 
@@ -361,17 +366,18 @@ def _undecided_offsets(admin: AdminClient, lane: Lane) -> Iterator[str]:
 
 
 def _left_open(admin: AdminClient, topic: str) -> Iterator[str]:
-    partitions = _partitions(admin, topic)
-
-    def ends(level: IsolationLevel) -> dict[int, int]:
-        query = dict.fromkeys(partitions, OffsetSpec.latest())
-        answer = admin.list_offsets(query, isolation_level=level, request_timeout=ANSWER_TIMEOUT_S)
-        return {at.partition: each.result().offset for at, each in answer.items()}
-
-    stable = ends(IsolationLevel.READ_COMMITTED)
-    for number, end in ends(IsolationLevel.READ_UNCOMMITTED).items():
+    stable = _ends(admin, topic, IsolationLevel.READ_COMMITTED)
+    for number, end in _ends(admin, topic).items():
         if stable[number] < end:
             yield f"{topic}/{number} ends at {end}, but for its readers at {stable[number]}"
+
+
+def _ends(
+    admin: AdminClient, topic: str, level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED
+) -> dict[int, int]:
+    query = dict.fromkeys(_partitions(admin, topic), OffsetSpec.latest())
+    answer = admin.list_offsets(query, isolation_level=level, request_timeout=ANSWER_TIMEOUT_S)
+    return {at.partition: each.result().offset for at, each in answer.items()}
 
 
 # --- judging --------------------------------------------------------------------------------
@@ -395,20 +401,20 @@ def judge(seen: Observation) -> Verdict:
         add(Finding("stray", source, f"answered at {outcomes[source][0].at}"))
     for source in hops.keys() - seen.ticks.keys():
         add(Finding("stray", source, f"handed over at {hops[source][0].at}"))
-    for place in _beyond(seen.committed, seen.ticks):
-        add(Finding("stray", place, "committed beyond the end of the log of ticks"))
-    for place in _beyond(seen.committed_hops, [hop.place for hop in seen.hops]):
-        add(Finding("stray", None, f"committed beyond the end of the log of handovers: {place}"))
+    ends: dict[int, int] = {}
+    for source in seen.ticks:
+        ends[source.partition] = max(ends.get(source.partition, 0), source.offset + 1)
+    for place in _beyond(seen.committed, ends):
+        add(Finding("stray", place, f"committed, but the log ends at {ends.get(place.partition)}"))
+    for place in _beyond(seen.committed_hops, seen.hops_end):
+        add(Finding("stray", None, f"handover {place} is committed, which is beyond their log"))
     for where in seen.open_transactions:
         add(Finding("open", None, where))
     return verdict
 
 
-def _beyond(committed: Mapping[int, Committed], log: Iterable[Source]) -> Iterator[Source]:
+def _beyond(committed: Mapping[int, Committed], ends: Mapping[int, int]) -> Iterator[Source]:
     """Yield the highest offset that is committed, where the log does not reach so far."""
-    ends: dict[int, int] = {}
-    for place in log:
-        ends[place.partition] = max(ends.get(place.partition, 0), place.offset + 1)
     for number, each in committed.items():
         highest = max([each.offset, *(offset + 1 for offset in each.done)])
         if highest > ends.get(number, 0):
