@@ -35,7 +35,6 @@ class Planter:
     directory: Path
     ticks: int = 0
     done: set[int] = field(default_factory=set)
-    hops: int = 0
     done_hops: set[int] = field(default_factory=set)
 
     def tick(self) -> int:
@@ -108,14 +107,18 @@ class Planter:
         """Produce the record that hands a tick over, and return its offset."""
         assert self.lane.handover is not None
         told = self._source(offset) | {"worker": "donor"}
+        places: list[int | None] = []
         producer.produce(
             self.lane.handover,
             tick(offset).model_dump_json(),
             partition=0,
             headers=[(f"vortex-handover-{name}", str(value)) for name, value in told.items()],
+            on_delivery=lambda _error, message: places.append(message.offset()),
         )
-        self.hops += 1
-        return self.hops - 1
+        assert producer.flush(TIMEOUT_S) == 0
+        [place] = places
+        assert place is not None
+        return place
 
     def hand_over(self, offset: int) -> int:
         """Hand a tick over as it should be, and return the offset of the handover."""
