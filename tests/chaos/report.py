@@ -55,11 +55,13 @@ def total(reports: Sequence[Report]) -> str:
 
 
 def _share(*reports: Report) -> str:
-    """Return how many ticks were handed over, and how many of those were made in time."""
+    """Return how many ticks were handed over, and what became of those."""
     hops = sum(len(report.seen.hops) for report in reports)
     ticks = sum(len(report.seen.ticks) for report in reports)
     made = sum(report.made_after_handover for report in reports)
-    return f"{hops} ({hops / max(1, ticks):.1%}), {made} of them made"
+    struck = sum(report.struck_on_their_way for report in reports)
+    share = f"{hops} ({hops / max(1, ticks):.1%})"
+    return f"{share}, {made} made, {struck} struck on their way" if hops else share
 
 
 def _counts(counted: Counter[str]) -> str:

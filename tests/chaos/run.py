@@ -84,6 +84,21 @@ class Report:
         )
 
     @property
+    def struck_on_their_way(self) -> int:
+        """How many handovers a fault of workers or engines met: written or being so, not answered.
+
+        A second before Kafka has the record counts in, as the donor's transaction is on then.
+        """
+        names = {fault.name for fault in LANES["workers"]}
+        began_s = [each.began_s for each in self.history.faults if each.name in names]
+        answered_s = {outcome.source: outcome.written_s for outcome in self.seen.outcomes}
+        return sum(
+            any(hop.written_s - 1.0 <= at_s <= answered_s.get(hop.source, 0.0) for at_s in began_s)
+            for hop in self.seen.hops
+            if hop.source is not None
+        )
+
+    @property
     def longest(self) -> Recovery | None:
         """The recovery that took longest."""
         served = [each for each in self.history.recoveries(self.seen.outcomes) if each.seconds]
