@@ -20,7 +20,7 @@ from consumer.worker import Worker
 from schemas import SlotComplete, SlotTick
 from tests.support.lane import Lane, assert_one_outcome_each, slots
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 OUTCOMES_TIMEOUT_S = 600.0
 # From the first tick of a backlog to the moment from which it is due: to write it, and to start.
 BACKLOG_HEAD_S = 25.0
