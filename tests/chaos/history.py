@@ -116,7 +116,7 @@ class History:
                 of_the_tick = entry.get("offset") == source.offset
                 of_the_partition = "offset" not in entry and at_s >= (sent_s or 0.0) - MARGIN_S
                 if of_the_tick or of_the_partition:
-                    known = {"timestamp", "level", "logger", "event", "topic", "partition"}
+                    known = {"timestamp", "level", "logger", "event"}
                     rest = {key: value for key, value in entry.items() if key not in known}
                     yield at_s, f"{path.stem}: {entry['event']} {rest}"
 

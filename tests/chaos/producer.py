@@ -34,9 +34,9 @@ KINDS = {
 }
 """Kinds of ticks by weight."""
 BURST_WEIGHT = 4
-BURST_TICKS = 8
+BURST_TICKS = 10
 BURST_WORK_S = (0.3, 0.5)
-BURST_DEADLINE_S = (1.5, 3.0)
+BURST_DEADLINE_S = (2.5, 4.0)
 """A burst is more than the worker that reads it can make, and not more than all can."""
 MALFORMED = (b"\xff\xfe no JSON", b"{}", b'{"slot_id": -1}', b"", b"\x00\x00\x00\x00\x07{}", None)
 
