@@ -62,8 +62,9 @@ async def test_fleet_s_share_on_time_is_within_two_points_of_a_real_one(
     real = await serve_fleet_for_real(lane, trace, fleet, seed=1)
     for name, run in (("simulated", simulated), ("real", real)):
         print(
-            f"busier {busier:g}, handover {handover}, {name}: {run.on_time / run.slots:.1%} on time,"
-            f" {run.handed_over} slots handed over, {run.handed_over_on_time} of them on time"
+            f"busier {busier:g}, handover {handover}, {name}:"
+            f" {run.on_time / run.slots:.1%} on time, {run.handed_over} slots handed over,"
+            f" {run.handed_over_on_time} of them on time"
         )
     assert real.on_time / FLEET_SLOTS == pytest.approx(
         simulated.on_time / FLEET_SLOTS, abs=MOST_APART
