@@ -116,10 +116,19 @@ class Announcing:
 
         Brokers that are gone, a missing topic and a missing right cost the hints and one warning.
         """
-        await asyncio.gather(
-            _persistently(self._speak, "Announcements cannot be made", self._topic),
-            _persistently(self._listen, "Announcements cannot be read", self._topic),
-        )
+        parts = [
+            asyncio.create_task(_persistently(work, complaint, self._topic))
+            for work, complaint in (
+                (self._speak, "Announcements cannot be made"),
+                (self._listen, "Announcements cannot be read"),
+            )
+        ]
+        try:
+            await asyncio.gather(*parts)
+        finally:  # which ends with the first of them
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
 
     async def _speak(self) -> None:
         producer = make_plain_producer(

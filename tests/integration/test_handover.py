@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -222,11 +224,23 @@ async def test_announcements_end_when_told_to_although_no_broker_takes_the_last_
             for proxy in kafka.proxies:
                 proxy.stall()
             running.cancel()
-            ended, _ = await asyncio.wait({running}, timeout=SILENT_TIMEOUT_S)
+            await asyncio.wait(tasks_of(Announcing), timeout=SILENT_TIMEOUT_S)
+            left = tasks_of(Announcing)
             for proxy in kafka.proxies:
                 proxy.resume()
-            if not ended:  # it goes on as if nothing had been said
-                running.cancel()
-                await asyncio.wait({running}, timeout=SILENT_TIMEOUT_S)
-    assert ended
+            for task in left:  # it goes on as if nothing had been said
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=SILENT_TIMEOUT_S)
+    assert not left
     assert running.cancelled()
+
+
+def tasks_of(kind: type) -> set[asyncio.Task[Any]]:
+    """Return the tasks that run code of the module of a class."""
+    file = inspect.getfile(kind)
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if inspect.iscoroutine(coro := task.get_coro()) and coro.cr_code.co_filename == file
+    }
