@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SEED ?= 1
 MINUTES ?= 2
 FROM ?= HEAD~1
-.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-slot bench-overlap bench-deadlines bench-fleet bench-room bench-on-air bench-gpu schemas docs wheel deploy-check lock clean
+.PHONY: help setup demo check test test-slow test-brokers test-gpu chaos upgrade soak lint format evaluate bench bench-workers bench-slot bench-overlap bench-deadlines bench-fleet bench-room bench-on-air bench-gpu schemas docs wheel deploy-check lock clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,9 @@ evaluate: $(READY) ## Measure what the shipped small models can do, on held-out 
 
 bench: $(READY) ## Measure our overhead, as ratios.
 	$(BIN)/python -m tests.benchmarks
+
+bench-workers: $(READY) ## Measure outcomes per second of 1 to 8 workers with an engine that does nothing.
+	$(BIN)/python -m tests.benchmarks.many_workers
 
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time

@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from pydantic import ValidationError
 
 from consumer.config import KafkaConfig
 from consumer.handover.neighbours import Announced, Announcements
-from consumer.kafka.clients import make_plain_producer, make_reader
+from consumer.kafka.clients import make_plain_producer, make_reader, stop_consumer
+from consumer.kafka.publisher import stop_producer
 from schemas import WorkerAnnouncement, WorkerInfo
 from vortex.utils.clock import now_s
 
@@ -121,10 +121,19 @@ class Announcing:
 
         Brokers that are gone, a missing topic and a missing right cost the hints and one warning.
         """
-        await asyncio.gather(
-            _persistently(self._speak, "Announcements cannot be made", self._topic),
-            _persistently(self._listen, "Announcements cannot be read", self._topic),
-        )
+        parts = [
+            asyncio.create_task(_persistently(work, complaint, self._topic))
+            for work, complaint in (
+                (self._speak, "Announcements cannot be made"),
+                (self._listen, "Announcements cannot be read"),
+            )
+        ]
+        try:
+            await asyncio.gather(*parts)
+        finally:  # which ends with the first of them
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
 
     async def _speak(self) -> None:
         producer = make_plain_producer(
@@ -137,11 +146,14 @@ class Announcing:
                 async for standing in self._announcer.standings():
                     value = self._event(standing).model_dump_json().encode()
                     await producer.send(self._topic, value, key=key)
-            finally:  # nobody is to ask for us any more
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await producer.send_and_wait(self._topic, None, key=key)
+            finally:
+                # Nobody is to ask for us any more. An error must not take the cancellation's place.
+                with suppress(KafkaError, TimeoutError):
+                    async with asyncio.timeout(STOP_TIMEOUT_S):
+                        await producer.send_and_wait(self._topic, None, key=key)
         finally:
-            await _stop(producer)
+            with suppress(KafkaError, TimeoutError):
+                await stop_producer(producer)
 
     def _event(self, standing: Standing) -> WorkerAnnouncement:
         return WorkerAnnouncement(
@@ -166,7 +178,9 @@ class Announcing:
                     for record in records:
                         self._hear(record)
         finally:
-            await reader.stop()
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await stop_consumer(reader)
 
     def _hear(self, record: ConsumerRecord) -> None:
         if record.value is None:
@@ -202,9 +216,3 @@ async def _persistently(work: Callable[[], Awaitable[None]], complaint: str, top
                 )
             warned = True
         await asyncio.sleep(RETRY_S)
-
-
-async def _stop(producer: AIOKafkaProducer) -> None:
-    with suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await producer.stop()

@@ -55,6 +55,8 @@ class Fleet:
     announced_late_s: float = ANNOUNCED_LATE_S
     """How long an announcement is on its way."""
     ladder: tuple[Rung, ...] = (FULL,)
+    scale: float = 1.0
+    """Seconds of all times for each second of the trace, so that runs on a real Kafka are short."""
 
     def __post_init__(self) -> None:
         """Refuse a fleet that cannot serve."""
@@ -138,7 +140,8 @@ def serve_fleet(
     """
 
     async def serve() -> FleetRun:
-        return await _Serving(trace, fleet, partitions or fleet.read_from(len(trace), seed)).serve()
+        where = partitions or fleet.read_from(len(trace), seed)
+        return await _Serving(scaled(trace, fleet.scale), fleet, where).serve()
 
     return run_in_virtual_time(serve()) if trace else FleetRun(trace, fleet.workers)
 
@@ -188,6 +191,19 @@ def compare(
     }
 
 
+def scaled(trace: Sequence[SimulatedSlot], scale: float) -> list[SimulatedSlot]:
+    """Return the trace with other moments; how long slots take is the engine's to scale."""
+    return [
+        replace(
+            slot,
+            arrived_s=slot.arrived_s * scale,
+            deadline_s=slot.deadline_s * scale,
+            emitted_s=slot.emitted_s * scale,
+        )
+        for slot in trace
+    ]
+
+
 class _Member:
     """One worker without Kafka."""
 
@@ -195,7 +211,7 @@ class _Member:
         self._serving = serving
         self.number = number
         self.name = f"worker-{number}"
-        self._engine = SimulatedEngine(serving.trace, ladder=fleet.ladder)
+        self._engine = SimulatedEngine(serving.trace, fleet.scale, fleet.ladder)
         self._neighbours = Neighbours(self.name, _PROFILE, serving.announcements)
         self._announcer = Announcer(self._standing)
         self._dispatcher = Dispatcher(

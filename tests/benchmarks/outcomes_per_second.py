@@ -80,7 +80,7 @@ async def _prepare(lane: Lane) -> None:
 
 
 async def _run_worker(config: KafkaConfig) -> float:
-    engine = ScriptedEngine(default=Script(result=_made()))
+    engine = ScriptedEngine(default=Script(result=made()))
     worker = Worker(config, engine, worker_id="bench")
     running = asyncio.create_task(worker.run())
     rate = await _rate(config)
@@ -89,7 +89,8 @@ async def _run_worker(config: KafkaConfig) -> float:
     return rate
 
 
-def _made() -> SlotMade:
+def made() -> SlotMade:
+    """Return what a slot that was made consists of, as large as a real one."""
     example = example_events()["slot-complete"]
     assert isinstance(example, SlotComplete)
     return SlotMade(

@@ -20,21 +20,38 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=1, help="decides ticks and faults")
     which.add_argument("--seeds", type=_range, help="FIRST-LAST; writes a table to results/")
+    parser.add_argument("--table", help="name of that table; by default after the seeds")
     parser.add_argument("--minutes", type=float, default=2.0, help="for which faults go on")
     parser.add_argument("--workers", type=int, default=3, help="worker processes")
+    parser.add_argument(
+        "--handover",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether workers hand ticks over, of which some come in bursts then",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no faults: what workers do in peace")
     options = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the harness's own clients are struck
 
     seeds: range = options.seeds or range(options.seed, options.seed + 1)
     reports: list[Report] = []
     for seed in seeds:
-        report = asyncio.run(run_chaos(seed, options.minutes, options.workers, tell=_tell))
+        report = asyncio.run(
+            run_chaos(
+                seed,
+                options.minutes,
+                options.workers,
+                _tell,
+                handover=options.handover,
+                quiet=options.quiet,
+            )
+        )
         reports.append(report)
         if not report.passed:
             print(report.story(), file=sys.stderr, flush=True)
         print(HEADER, row(report), sep="\n", flush=True)
         if options.seeds:
-            path = RESULTS / f"seeds-{seeds[0]}-{seeds[-1]}.md"
+            path = RESULTS / f"{options.table or f'seeds-{seeds[0]}-{seeds[-1]}'}.md"
             path.write_text(_page(reports, options.minutes, options.workers), encoding="utf-8")
     return 0 if all(report.passed for report in reports) else 1
 

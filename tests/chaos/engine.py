@@ -19,6 +19,7 @@ from consumer.config import WorkerConfig
 from consumer.engine.base import EngineLostError, EngineResult, SlotNotMade, SlotRequest
 from consumer.engine.child import Maker, main
 from consumer.engine.process import ProcessEngine
+from consumer.handover.handover import USUAL
 from schemas import MissReason, Recipe, Stage
 from tests.support.engines import slot_made
 from vortex.orchestration import StageEstimates
@@ -41,8 +42,11 @@ class ScriptedProcessEngine(ProcessEngine):
         super().__init__(config, COMMAND)
 
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
-        """Return what the script says, on every rung."""
-        return _parse(recipe)[0]
+        """Return what the script says, on every rung; None for a recipe that has no such script.
+
+        Workers ask for that of a usual slot, to tell the others how fast they are.
+        """
+        return None if recipe == USUAL else _parse(recipe)[0]
 
     def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
         """Return what the script says: a slot begins with its video."""

@@ -307,9 +307,12 @@ async def _choose_node(chaos: Chaos, random: Random) -> tuple[int, str]:
         case 0:
             return await _group_coordinator(chaos), GROUP_ROLE
         case 1:
-            key = f"{chaos.config.group_id}/{chaos.config.topics.ticks}/{partition}"
+            topic = random.choice(chaos.config.topics.inputs)
+            if topic == chaos.config.topics.handover:
+                partition = random.randrange(len(chaos.fleet.workers))
+            key = f"{chaos.config.group_id}/{topic}/{partition}"
             node = await _coordinator(chaos, CoordinationType.TRANSACTION, key)
-            return node, f"the transactions' of partition {partition}"
+            return node, f"the transactions' of {topic}/{partition}"
         case _:
             return random.randrange(chaos.nodes), "any"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.chaos.checker import Observation, Outcome, Source
+from tests.chaos.checker import Lane, Observation, Outcome, Source
 from tests.chaos.producer import Sent
 
 MARGIN_S = 5.0
@@ -42,6 +42,8 @@ class History:
     """A run, as far as it has gone."""
 
     directory: Path
+    lane: Lane | None = None
+    """Where everything is; known once the brokers run."""
     sent: list[Sent] = field(default_factory=list)
     faults: list[Struck] = field(default_factory=list)
 
@@ -66,13 +68,19 @@ class History:
         sent_s = seen.ticks.get(source)
         events = [
             *self._sending(source, sent_s),
-            *self._logged(source, sent_s),
             *(
                 (each.written_s, f"{each.kind} by {each.worker}, at {each.at}")
                 for each in seen.outcomes
                 if each.source == source
             ),
         ]
+        if self.lane is not None:
+            events += self._logged(self.lane.ticks, source, sent_s)
+        for hop in seen.hops:
+            if hop.source == source:
+                events.append((hop.written_s, f"handed over by {hop.worker}, at {hop.at}"))
+                if self.lane is not None and self.lane.handover is not None:
+                    events += self._logged(self.lane.handover, hop.place, hop.written_s)
         last_s = max((at_s for at_s, _ in events), default=0.0)
         for fault in self.faults:
             ended_s = fault.ended_s or float("inf")
@@ -92,8 +100,10 @@ class History:
                 return
         yield sent_s, "sent, without an answer to the producer or in a batch of several"
 
-    def _logged(self, source: Source, sent_s: float | None) -> Iterator[tuple[float, str]]:
-        """Yield what workers logged of the tick, and of its partition from about then on."""
+    def _logged(
+        self, topic: str, source: Source, sent_s: float | None
+    ) -> Iterator[tuple[float, str]]:
+        """Yield what workers logged of a record, and of its partition from about then on."""
         for path in sorted(self.directory.glob("*.log")):
             for line in path.read_text(errors="replace").splitlines():
                 try:
@@ -101,12 +111,12 @@ class History:
                     at_s = datetime.fromisoformat(entry["timestamp"]).timestamp()
                 except (ValueError, KeyError, TypeError):
                     continue  # not a line of the log: an interpreter's last words
-                if entry.get("partition") != source.partition:
+                if (entry.get("topic"), entry.get("partition")) != (topic, source.partition):
                     continue
                 of_the_tick = entry.get("offset") == source.offset
                 of_the_partition = "offset" not in entry and at_s >= (sent_s or 0.0) - MARGIN_S
                 if of_the_tick or of_the_partition:
-                    known = {"timestamp", "level", "logger", "event", "topic", "partition"}
+                    known = {"timestamp", "level", "logger", "event"}
                     rest = {key: value for key, value in entry.items() if key not in known}
                     yield at_s, f"{path.stem}: {entry['event']} {rest}"
 

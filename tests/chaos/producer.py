@@ -33,6 +33,11 @@ KINDS = {
     "bad header": 2,
 }
 """Kinds of ticks by weight."""
+BURST_WEIGHT = 4
+BURST_TICKS = 10
+BURST_WORK_S = (0.3, 0.5)
+BURST_DEADLINE_S = (2.5, 4.0)
+"""A burst is more than the worker that reads it can make, and not more than all can."""
 MALFORMED = (b"\xff\xfe no JSON", b"{}", b'{"slot_id": -1}', b"", b"\x00\x00\x00\x00\x07{}", None)
 
 
@@ -57,6 +62,7 @@ class TickProducer:
         partitions: int,
         random: Random,
         leave_out: Collection[str] = (),
+        bursts: bool = False,
     ) -> None:
         """Emit nothing yet.
 
@@ -65,12 +71,15 @@ class TickProducer:
             partitions: of the topic of ticks; may grow by `grow`.
             random: decides everything.
             leave_out: kinds of ticks that are not emitted.
+            bursts: whether several ticks at once come to one partition now and then, to the first
+                ones more often: so that one worker has too much to do while others have time.
         """
         self.sent: list[Sent] = []
         self.partitions = partitions
         self._config = config
         self._random = random
-        self._kinds = {kind: weight for kind, weight in KINDS.items() if kind not in leave_out}
+        kinds = KINDS | ({"burst": BURST_WEIGHT} if bursts else {})
+        self._kinds = {kind: weight for kind, weight in kinds.items() if kind not in leave_out}
         self._last: bytes | None = None
         self._producer: AIOKafkaProducer | None = None
         self._stop = asyncio.Event()
@@ -82,7 +91,7 @@ class TickProducer:
         await self._producer.start()
         try:
             while not self._stop.is_set():
-                self._emit_one()
+                self._emit_some()
                 try:
                     async with asyncio.timeout(self._random.expovariate(TICKS_PER_S)):
                         await self._stop.wait()
@@ -117,10 +126,18 @@ class TickProducer:
         assert value is not None
         return value
 
-    def _emit_one(self) -> None:
+    def _emit_some(self) -> None:
         random = self._random
         (kind,) = random.choices(list(self._kinds), list(self._kinds.values()))
-        sent = self._note(kind, len(self.sent) + 1, random.randrange(self.partitions))
+        if kind == "burst":
+            partition = int(self.partitions * random.random() ** 2)
+            for _ in range(BURST_TICKS):
+                self._emit_one(kind, partition)
+        else:
+            self._emit_one(kind, random.randrange(self.partitions))
+
+    def _emit_one(self, kind: str, partition: int) -> None:
+        sent = self._note(kind, len(self.sent) + 1, partition)
         deliver: Callable[[], Awaitable[RecordMetadata]]
         if kind == "bad header":
             servers, topic = self._config.bootstrap_servers, self._config.topics.ticks
@@ -146,6 +163,11 @@ class TickProducer:
             return self._last
         seconds, deadline_s, ending = random.uniform(0.0, 0.3), random.uniform(10, 40), "made"
         match kind:
+            case "burst":
+                seconds, deadline_s = (
+                    random.uniform(*BURST_WORK_S),
+                    random.uniform(*BURST_DEADLINE_S),
+                )
             case "tight":
                 deadline_s = seconds + random.uniform(0.0, 1.0)
             case "hopeless":

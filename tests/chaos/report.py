@@ -12,7 +12,8 @@ from tests.chaos.checker import KINDS
 from tests.chaos.run import Report
 
 _COLUMNS = (
-    *("seed", "ticks", "slot-complete", "deadline-missed", "dead-letter", "faults", "odd ticks"),
+    *("seed", "ticks", "slot-complete", "deadline-missed", "dead-letter", "handed over"),
+    *("faults", "odd ticks"),
     *KINDS,
     *("troubles", "longest until serving"),
 )
@@ -28,7 +29,7 @@ def row(report: Report) -> str:
     cells = (
         *(report.seed, len(report.seen.ticks)),
         *(outcomes[kind] for kind in ("slot-complete", "deadline-missed", "dead-letter")),
-        *(_counts(report.faults), _counts(report.odd_ticks)),
+        *(_share(report), _counts(report.faults), _counts(report.odd_ticks)),
         *(len(report.verdict.of(kind)) for kind in KINDS),
         *(len(report.troubles), until_serving),
     )
@@ -44,12 +45,23 @@ def total(reports: Sequence[Report]) -> str:
     cells = (
         *("all", sum(len(report.seen.ticks) for report in reports)),
         *(outcomes[kind] for kind in ("slot-complete", "deadline-missed", "dead-letter")),
+        _share(*reports),
         _counts(sum((report.faults for report in reports), Counter())),
         _counts(sum((report.odd_ticks for report in reports), Counter())),
         *(sum(len(report.verdict.of(kind)) for report in reports) for kind in KINDS),
         *(sum(len(report.troubles) for report in reports), f"{longest:.1f} s"),
     )
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _share(*reports: Report) -> str:
+    """Return how many ticks were handed over, and what became of those."""
+    hops = sum(len(report.seen.hops) for report in reports)
+    ticks = sum(len(report.seen.ticks) for report in reports)
+    made = sum(report.made_after_handover for report in reports)
+    struck = sum(report.struck_on_their_way for report in reports)
+    share = f"{hops} ({hops / max(1, ticks):.1%})"
+    return f"{share}, {made} made, {struck} struck on their way" if hops else share
 
 
 def _counts(counted: Counter[str]) -> str:

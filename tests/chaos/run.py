@@ -27,6 +27,7 @@ from tests.support.proxied_kafka import ProxiedKafka
 
 NODES = 3
 TICKS, RESULTS, DEAD_LETTER = "chaos.ticks", "chaos.results", "chaos.dead-letter"
+HANDOVER, WORKERS = "chaos.handover", "chaos.workers"
 # Longer than those of other tests: brokers that are struck take seconds to answer.
 LIMITS = {
     "session_timeout_s": 3.0,
@@ -80,6 +81,29 @@ class Report:
         return Counter(sent.kind for sent in self.history.sent if sent.kind != "good")
 
     @property
+    def made_after_handover(self) -> int:
+        """How many ticks that were handed over were made in time."""
+        return sum(
+            outcome.kind == "slot-complete" and outcome.event["handed_over"] is not None
+            for outcome in self.seen.outcomes
+        )
+
+    @property
+    def struck_on_their_way(self) -> int:
+        """How many handovers a fault of workers or engines met: written or being so, not answered.
+
+        A second before Kafka has the record counts in, as the donor's transaction is on then.
+        """
+        names = {fault.name for fault in LANES["workers"]}
+        began_s = [each.began_s for each in self.history.faults if each.name in names]
+        answered_s = {outcome.source: outcome.written_s for outcome in self.seen.outcomes}
+        return sum(
+            any(hop.written_s - 1.0 <= at_s <= answered_s.get(hop.source, 0.0) for at_s in began_s)
+            for hop in self.seen.hops
+            if hop.source is not None
+        )
+
+    @property
     def longest(self) -> Recovery | None:
         """The recovery that took longest."""
         served = [each for each in self.history.recoveries(self.seen.outcomes) if each.seconds]
@@ -97,7 +121,13 @@ class Report:
 
 
 async def run_chaos(
-    seed: int, minutes: float, workers: int = 3, tell: Callable[[str], None] = lambda _: None
+    seed: int,
+    minutes: float,
+    workers: int = 3,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    handover: bool = True,
+    quiet: bool = False,
 ) -> Report:
     """Run, and judge.
 
@@ -106,12 +136,14 @@ async def run_chaos(
         minutes: for which faults go on.
         workers: how many processes.
         tell: called with a line for everything that happens.
+        handover: whether workers hand ticks over; then some come in bursts.
+        quiet: without any fault.
 
     Raises:
         Exception: the harness itself failed; the workers have not been judged.
     """
     directory = Path(tempfile.mkdtemp(prefix="vortex-chaos-"))
-    run = _Run(seed, workers, directory, tell)
+    run = _Run(seed, workers, directory, tell, handover, quiet)
     report = await run.through(minutes)
     if report.passed:
         shutil.rmtree(directory)
@@ -120,11 +152,19 @@ async def run_chaos(
 
 class _Run:
     def __init__(
-        self, seed: int, workers: int, directory: Path, tell: Callable[[str], None]
+        self,
+        seed: int,
+        workers: int,
+        directory: Path,
+        tell: Callable[[str], None],
+        handover: bool,
+        quiet: bool,
     ) -> None:
         self._seed = seed
         self._workers = workers
         self._tell = tell
+        self._handover = handover
+        self._lanes: dict[str, tuple[Fault, ...]] = {} if quiet else LANES
         self._history = History(directory)
         self._troubles: list[str] = []
 
@@ -140,12 +180,19 @@ class _Run:
     async def _through(self, kafka: ProxiedKafka, minutes: float) -> Report:
         direct = kafka.kafka.bootstrap_servers
         partitions = 2 * self._workers
-        await make_topics(direct, partitions, NODES)
-        lane = Lane.of(kafka.bootstrap_servers, TICKS, RESULTS, DEAD_LETTER)
+        await make_topics(direct, partitions, NODES, self._workers if self._handover else None)
+        more = {"handover": HANDOVER, "workers": WORKERS} if self._handover else {}
+        lane = Lane.of(kafka.bootstrap_servers, TICKS, RESULTS, DEAD_LETTER, **more)
         config = lane.config.model_copy(update=LIMITS)
         at_brokers = config.model_copy(update={"bootstrap_servers": direct})
-        self._lane = checker.Lane(direct, TICKS, RESULTS, DEAD_LETTER, config.group_id)
-        producer = TickProducer(at_brokers, partitions, self._random("ticks"))
+        topics = config.topics
+        self._lane = checker.Lane(
+            direct, TICKS, RESULTS, DEAD_LETTER, config.group_id, topics.handover
+        )
+        self._history.lane = self._lane
+        producer = TickProducer(
+            at_brokers, partitions, self._random("ticks"), bursts=self._handover
+        )
         self._history.sent = producer.sent
         with Fleet(self._workers, config, self._history.directory) as fleet:
             await self._storm(Chaos(kafka, fleet, producer, config), minutes)
@@ -172,7 +219,8 @@ class _Run:
             )
             end_s = time.monotonic() + 60 * minutes
             async with asyncio.TaskGroup() as striking:
-                for name, faults in LANES.items():
+                striking.create_task(asyncio.sleep(60 * minutes))
+                for name, faults in self._lanes.items():
                     striking.create_task(self._strike_in_turn(name, faults, chaos, end_s))
             await self._watch("workers that do not serve again", SERVING_TIMEOUT_S, self._unserved)
             chaos.producer.stop()
@@ -269,12 +317,19 @@ async def observe_closed(
     return seen
 
 
-async def make_topics(bootstrap_servers: str, partitions: int, replicas: int) -> None:
-    """Create the topics of ticks, with so many partitions, results and dead letters."""
+async def make_topics(
+    bootstrap_servers: str, partitions: int, replicas: int, handover: int | None = None
+) -> None:
+    """Create the topics of ticks, with so many partitions, results, dead letters, and handovers.
+
+    With None there are no handovers, and no announcements of the workers either.
+    """
+    more = {} if handover is None else {HANDOVER: handover, WORKERS: 1}
     await create_topics(
         AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers),
-        {TICKS: partitions, RESULTS: NODES, DEAD_LETTER: 1},
+        {TICKS: partitions, RESULTS: NODES, DEAD_LETTER: 1, **more},
         replication_factor=replicas,
         configs={"min.insync.replicas": str((replicas + 1) // 2)},
+        compacted=[WORKERS],
         timeout_s=60,
     )

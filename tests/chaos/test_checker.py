@@ -35,6 +35,7 @@ class Planter:
     directory: Path
     ticks: int = 0
     done: set[int] = field(default_factory=set)
+    done_hops: set[int] = field(default_factory=set)
 
     def tick(self) -> int:
         """Write a tick and return its offset."""
@@ -60,11 +61,20 @@ class Planter:
         producer.produce(self.lane.results, json.dumps(event))
 
     def commit(self, producer: Producer, *offsets: int) -> None:
-        """Send the offsets as finished, on top of those that are."""
+        """Send offsets of ticks as finished, on top of those that are."""
         self.done |= set(offsets)
-        lowest = next(offset for offset in range(self.ticks + 1) if offset not in self.done)
-        metadata = encode_done(lowest, {offset for offset in self.done if offset > lowest})
-        at = TopicPartition(self.lane.ticks, 0, lowest, metadata)
+        self._commit(producer, self.lane.ticks, self.done)
+
+    def commit_hop(self, producer: Producer, *offsets: int) -> None:
+        """Send offsets of handovers as finished, on top of those that are."""
+        self.done_hops |= set(offsets)
+        assert self.lane.handover is not None
+        self._commit(producer, self.lane.handover, self.done_hops)
+
+    def _commit(self, producer: Producer, topic: str, done: set[int]) -> None:
+        lowest = next(offset for offset in range(len(done) + 1) if offset not in done)
+        metadata = encode_done(lowest, {offset for offset in done if offset > lowest})
+        at = TopicPartition(topic, 0, lowest, metadata)
         group = Consumer(
             {"bootstrap.servers": self.lane.bootstrap_servers, "group.id": self.lane.group}
         )
@@ -93,6 +103,36 @@ class Planter:
         """Return a deadline-missed."""
         return missed(offset).model_dump(mode="json") | {"source": self._source(offset)}
 
+    def write_hop(self, producer: Producer, offset: int) -> int:
+        """Produce the record that hands a tick over, and return its offset."""
+        assert self.lane.handover is not None
+        told = self._source(offset) | {"worker": "donor"}
+        places: list[int | None] = []
+        producer.produce(
+            self.lane.handover,
+            tick(offset).model_dump_json(),
+            partition=0,
+            headers=[(f"vortex-handover-{name}", str(value)) for name, value in told.items()],
+            on_delivery=lambda _error, message: places.append(message.offset()),
+        )
+        assert producer.flush(TIMEOUT_S) == 0
+        [place] = places
+        assert place is not None
+        return place
+
+    def hand_over(self, offset: int) -> int:
+        """Hand a tick over as it should be, and return the offset of the handover."""
+        with self.transaction("donor") as producer:
+            hop = self.write_hop(producer, offset)
+            self.commit(producer, offset)
+        return hop
+
+    def receive(self, event: Mapping[str, Any], hop: int) -> None:
+        """Answer a tick that was handed over as it should be."""
+        with self.transaction("receiver") as producer:
+            self.answer(producer, received(event))
+            self.commit_hop(producer, hop)
+
     def serve(self, *events: Mapping[str, Any]) -> None:
         """Write outcomes with their offsets in one transaction, as it should be."""
         with self.transaction() as producer:
@@ -107,10 +147,15 @@ class Planter:
         return {"topic": self.lane.ticks, "partition": 0, "offset": offset}
 
 
+def received(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an outcome as the receiver of a handover writes it."""
+    return {**event, "handed_over": {"worker": "donor", "at": event["decided_at"]}}
+
+
 @pytest.fixture
 async def planter(make_lane: MakeLane, tmp_path: Path) -> Planter:
     """Give a history of three ticks of which 0 and 2 were answered, as they should be."""
-    config = (await make_lane()).config
+    config = (await make_lane(handover=1)).config
     topics = config.topics
     lane = Lane(
         config.bootstrap_servers,
@@ -118,6 +163,7 @@ async def planter(make_lane: MakeLane, tmp_path: Path) -> Planter:
         topics.results,
         topics.dead_letter,
         config.group_id,
+        topics.handover,
     )
     planter = Planter(lane, tmp_path)
     for _ in range(3):
@@ -184,6 +230,112 @@ async def test_aborted_outcome_is_none_and_its_committed_offset_a_lost_tick(
         producer.begin_transaction()
         planter.commit(producer, 1)
     assert found(planter.verdict()) == {("lost", 1)}
+
+
+async def test_handed_over_tick_with_one_outcome_passes(planter: Planter) -> None:
+    planter.receive(planter.complete(1), planter.hand_over(1))
+    verdict = planter.verdict()
+    assert verdict.findings == []
+    assert verdict.settled
+
+
+async def test_handed_over_tick_that_waits_is_unanswered_and_not_lost(planter: Planter) -> None:
+    planter.hand_over(1)
+    verdict = planter.verdict()
+    assert found(verdict) == {("unanswered", 1)}
+    assert not verdict.settled
+
+
+async def test_tick_that_was_handed_over_twice_is_found(planter: Planter) -> None:
+    hop = planter.hand_over(1)
+    with planter.transaction("zombie") as producer:
+        again = planter.write_hop(producer, 1)
+    with planter.transaction("receiver") as producer:
+        planter.answer(producer, received(planter.missed(1)))
+        planter.commit_hop(producer, hop, again)
+    assert found(planter.verdict()) == {("handed over twice", 1)}
+
+
+async def test_handover_without_the_donors_offset_is_found(planter: Planter) -> None:
+    with planter.transaction("donor") as producer:
+        hop = planter.write_hop(producer, 1)
+    planter.receive(planter.missed(1), hop)
+    verdict = planter.verdict()
+    assert found(verdict) == {("no offset", 1)}
+    assert not verdict.settled
+
+
+async def test_handover_whose_outcome_is_lost_is_found(planter: Planter) -> None:
+    hop = planter.hand_over(1)
+    with planter.transaction("receiver") as producer:
+        planter.commit_hop(producer, hop)
+    assert found(planter.verdict()) == {("lost", 1)}
+
+
+async def test_outcome_without_the_offset_of_its_handover_is_found(planter: Planter) -> None:
+    planter.hand_over(1)
+    with planter.transaction("receiver") as producer:
+        planter.answer(producer, received(planter.missed(1)))
+    verdict = planter.verdict()
+    assert found(verdict) == {("no offset", 1)}
+    assert not verdict.settled
+
+
+async def test_outcomes_of_donor_and_receiver_are_found(planter: Planter) -> None:
+    planter.receive(planter.missed(1), planter.hand_over(1))
+    with planter.transaction("zombie") as producer:
+        planter.answer(producer, planter.missed(1))
+    assert found(planter.verdict()) == {("doubled", 1)}
+
+
+async def test_donors_own_outcome_of_what_it_handed_over_is_found(planter: Planter) -> None:
+    hop = planter.hand_over(1)
+    with planter.transaction("zombie") as producer:
+        planter.answer(producer, planter.missed(1))
+        planter.commit_hop(producer, hop)  # hides the handover, as nobody answers it
+    assert found(planter.verdict()) == {("doubled", 1), ("lost", 1)}
+
+
+async def test_outcome_that_tells_of_a_handover_that_is_none_is_found(planter: Planter) -> None:
+    planter.serve(received(planter.missed(1)))
+    assert found(planter.verdict()) == {("stray", 1)}
+
+
+async def test_aborted_handover_with_its_committed_offset_is_a_lost_tick(planter: Planter) -> None:
+    with planter.transaction("donor") as producer:
+        planter.write_hop(producer, 1)
+        assert producer.flush(TIMEOUT_S) == 0
+        producer.abort_transaction(TIMEOUT_S)
+        producer.begin_transaction()
+        planter.commit(producer, 1)
+    assert found(planter.verdict()) == {("lost", 1)}
+
+
+async def test_handover_of_a_tick_that_does_not_exist_is_found(planter: Planter) -> None:
+    planter.serve(planter.complete(1))
+    with planter.transaction("donor") as producer:
+        planter.write_hop(producer, 9)
+    assert found(planter.verdict()) == {("stray", 9)}
+
+
+async def test_offset_that_is_committed_beyond_the_handovers_is_found(planter: Planter) -> None:
+    planter.serve(planter.complete(1))
+    with planter.transaction("receiver") as producer:
+        planter.commit_hop(producer, 0)
+    assert found(planter.verdict()) == {("stray", None)}
+
+
+@pytest.mark.parametrize("part", ["record", "offset"])
+async def test_open_transaction_of_a_handover_is_found(planter: Planter, part: str) -> None:
+    planter.receive(planter.missed(1), planter.hand_over(1))
+    planter.tick()
+    with planter.transaction("torn") as producer:
+        if part == "record":
+            planter.write_hop(producer, 3)
+        else:
+            planter.commit_hop(producer, 1)
+        assert producer.flush(TIMEOUT_S) == 0
+        assert found(planter.verdict()) == {("unanswered", 3), ("open", None)}
 
 
 @pytest.mark.parametrize("part", ["outcome", "offset", "both"])

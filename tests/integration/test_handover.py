@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from consumer.handover.announcing import Announcing, Standing
 from consumer.kafka.clients import make_plain_producer
+from consumer.kafka.topics import create_topics
 from consumer.results import DeadLetter, Result
 from consumer.worker import Worker
 from schemas import DeadlineMissed, SlotComplete, WorkerAnnouncement, WorkerInfo
 from tests.integration.conftest import MakeLane
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, tick
+from tests.support.proxied_kafka import ProxiedKafka
 
 pytestmark = pytest.mark.kafka
 
 JOIN_TIMEOUT_S = 30.0
 # Long enough for two workers to hear of each other.
 HEARD_S = 1.0
+# For the last announcement, the producer and the reader of announcements.
+SILENT_TIMEOUT_S = 15.0
 
 
 def engine(work_s: float = 1.0) -> ScriptedEngine:
@@ -196,3 +204,43 @@ async def test_record_that_no_worker_handed_over_is_a_dead_letter(make_lane: Mak
     assert isinstance(letter, DeadLetter)
     assert (letter.source.topic, letter.source.offset) == (topic, 0)
     assert "not handed over by a worker" in letter.reason
+
+
+async def test_announcements_end_when_told_to_although_no_broker_takes_the_last_one() -> None:
+    kafka = ProxiedKafka()
+    with kafka.kafka:
+        async with kafka:
+            admin = AIOKafkaAdminClient(bootstrap_servers=kafka.kafka.bootstrap_servers)
+            await create_topics(admin, {"workers": 1})
+            more = {"handover": "handover", "workers": "workers"}
+            lane = Lane.of(kafka.bootstrap_servers, "ticks", "results", "dead-letter", **more)
+            standing = Standing(free_in_s=0.0, usual_s=1.0, load=0.0, partitions=(0,))
+            me = WorkerInfo(id="me", version="0")
+            announcing = Announcing(lane.config, me, "", lambda: standing)
+            running = asyncio.create_task(announcing.run())
+            async with asyncio.timeout(JOIN_TIMEOUT_S):
+                while not len(announcing.heard):
+                    await asyncio.sleep(0.05)
+            for proxy in kafka.proxies:
+                proxy.stall()
+            running.cancel()
+            await asyncio.wait(tasks_of(Announcing), timeout=SILENT_TIMEOUT_S)
+            left = tasks_of(Announcing)
+            for proxy in kafka.proxies:
+                proxy.resume()
+            for task in left:  # it goes on as if nothing had been said
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=SILENT_TIMEOUT_S)
+    assert not left
+    assert running.cancelled()
+
+
+def tasks_of(kind: type) -> set[asyncio.Task[Any]]:
+    """Return the tasks that run code of the module of a class."""
+    file = inspect.getfile(kind)
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if inspect.iscoroutine(coro := task.get_coro()) and coro.cr_code.co_filename == file
+    }
