@@ -140,8 +140,8 @@ def serve_fleet(
     """
 
     async def serve() -> FleetRun:
-        where = partitions or fleet.read_from(len(trace), seed)
-        return await _Serving(scaled(trace, fleet.scale), fleet, where).serve()
+        drawn = partitions or fleet.read_from(len(trace), seed)
+        return await _Serving(scaled(trace, fleet.scale), fleet, drawn).serve()
 
     return run_in_virtual_time(serve()) if trace else FleetRun(trace, fleet.workers)
 
@@ -211,7 +211,7 @@ class _Member:
         self._serving = serving
         self.number = number
         self.name = f"worker-{number}"
-        self._engine = SimulatedEngine(serving.trace, fleet.scale, fleet.ladder)
+        self._engine = SimulatedEngine(serving.trace, fleet.scale, ladder=fleet.ladder)
         self._neighbours = Neighbours(self.name, _PROFILE, serving.announcements)
         self._announcer = Announcer(self._standing)
         self._dispatcher = Dispatcher(

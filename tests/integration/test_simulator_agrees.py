@@ -54,7 +54,7 @@ async def test_long_backlog_on_eight_partitions_is_all_but_lossless_below_full_l
 async def test_fleet_s_share_on_time_is_within_two_points_of_a_real_one(
     make_lane: MakeLane, handover: bool, busier: float
 ) -> None:
-    """`busier`: every second partition has so many times the ticks of the others."""
+    """`busier`: each partition of the first half has so many times the ticks of the others."""
     trace = Traffic(FLEET_LOAD * WORKERS, slots=FLEET_SLOTS).trace(seed=1)
     fleet = Fleet(WORKERS, WORKERS, handover, busier, scale=FLEET_SCALE)
     simulated = await asyncio.to_thread(serve_fleet, trace, fleet, 1)

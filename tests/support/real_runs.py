@@ -81,10 +81,11 @@ async def serve_fleet_for_real(
             emitted.append(await producer.send_and_wait(topic, value, partition=partition))
         results = await lane.outcomes(len(trace), timeout_s=OUTCOMES_TIMEOUT_S)
     assert_one_outcome_each(results, emitted)
-    run = FleetRun(len(trace))
+    run = FleetRun(trace, fleet.workers)
     for result in results:
         assert not isinstance(result, DeadLetter), result
-        run.on_time += isinstance(result, SlotComplete)
+        if isinstance(result, SlotComplete):
+            run.quality_on_time[result.slot_id] = 1.0
         if result.handed_over is not None:
             run.handed_over += 1
             run.handed_over_on_time += isinstance(result, SlotComplete)
