@@ -7,16 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from consumer.job import TickKey
-from schemas import (
-    Artifact,
-    MissReason,
-    Provenance,
-    Quality,
-    Recipe,
-    SpokenScript,
-    Stage,
-    Verification,
-)
+from schemas import Artifact, MissReason, Provenance, Quality, Recipe, Stage, Verification
 from vortex.rung import FULL, Rung
 from vortex.slot import SlotListener
 
@@ -64,7 +55,6 @@ class SlotMade:
     times_ms: Mapping[str, float]
     """Milliseconds of each step, named as in the event's breakdown."""
     provenance: Provenance | None = None
-    speech: SpokenScript | None = None
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,8 @@ class StageModels:
     revisions: Mapping[str, str]
 
     @classmethod
-    def load(
-        cls, config: VortexConfig, device: torch.device, *, calibrated: bool = True
-    ) -> StageModels:
+    def load(cls, config: VortexConfig, device: torch.device) -> StageModels:
         """Load the configured profile; blocks for seconds.
-
-        Args:
-            config: names the profile, and how it is kept.
-            device: where the models run.
-            calibrated: whether the self-check uses its calibrations.
 
         Raises:
             VortexInitializationError: a model is missing, damaged or too large for the device; one
@@ -50,10 +43,7 @@ class StageModels:
             flux=load_flux(directory / "flux", config, device),
             kokoro=load_kokoro(directory / "kokoro", config, device),
             clip=DualClip.load(
-                directory,
-                device=device,
-                quantization=clip_quantization(config.models),
-                calibrated=calibrated,
+                directory, device=device, quantization=clip_quantization(config.models)
             ),
             animator=LivePortraitAnimator(
                 load_liveportrait(directory / "liveportrait", config, device)

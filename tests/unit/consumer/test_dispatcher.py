@@ -557,7 +557,7 @@ async def test_slot_that_the_plan_has_no_room_for_is_told_without_a_planned_star
     async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
         bench.submit(job(0, deadline_in_s=60.0))
         await bench.until(lambda: engine.running == 0)
-        bench.submit(job(1, deadline_in_s=12.0))
+        bench.submit(job(1, deadline_in_s=15.0))
         await bench.until_decided(1)
     assert (1, Step(needed_s=10.0)) in told
 
