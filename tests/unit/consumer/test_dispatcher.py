@@ -557,7 +557,7 @@ async def test_slot_that_the_plan_has_no_room_for_is_told_without_a_planned_star
     async with serving(engine, lambda one, step: told.append((one.tick.slot_id, step))) as bench:
         bench.submit(job(0, deadline_in_s=60.0))
         await bench.until(lambda: engine.running == 0)
-        bench.submit(job(1, deadline_in_s=15.0))
+        bench.submit(job(1, deadline_in_s=12.0))
         await bench.until_decided(1)
     assert (1, Step(needed_s=10.0)) in told
 
@@ -868,7 +868,8 @@ class SlowlyStopped(ScriptedEngine):
 async def test_slot_that_arrives_while_the_engine_stops_is_made_by_the_next() -> None:
     engine = SlowlyStopped()
     async with serving(engine, idle_unload_s=0.1) as bench:
-        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        await bench.until(lambda: engine.up)
+        await bench.until(lambda: not engine.up)
         bench.submit(job(1))
         await asyncio.sleep(0.1)
         assert engine.starts == 1

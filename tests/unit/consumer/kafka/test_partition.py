@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -72,8 +73,17 @@ def config() -> KafkaConfig:
 
 def decision(offset: int, size: int, *, can_be_shortened: bool = True) -> Decision:
     key = TickKey(*AT, offset)
-    smaller = decision(offset, 1, can_be_shortened=False) if can_be_shortened else None
-    return Decision(key, "letters", None, bytes(size), (), INVALID_SPAN, Context(), False, smaller)
+    return Decision(
+        key,
+        topic="letters",
+        record_key=None,
+        value=bytes(size),
+        headers=(),
+        span=INVALID_SPAN,
+        context=Context(),
+        carries_trace=False,
+        smaller=partial(decision, offset, 1, can_be_shortened=False) if can_be_shortened else None,
+    )
 
 
 @asynccontextmanager
