@@ -506,7 +506,7 @@ class Worker:
         takes = able and not self._stop_requested.is_set()
         return Standing(
             free_in_s=self._dispatcher.free_in_s,
-            usual_s=self._engine.predict_s(USUAL) or 0.0,
+            usual_s=self._usual_s,
             load=self._dispatcher.load,
             partitions=tuple(
                 sorted(
@@ -517,16 +517,19 @@ class Worker:
             ),
         )
 
+    @property
+    def _usual_s(self) -> float:
+        return self._engine.predict_s(USUAL) or 0.0
+
     def _hand_over(self, job: Job, seconds: float, spare_s: float, why: str) -> bool:
         if self._handover is None:
             return False
-        usual_s = self._engine.predict_s(USUAL) or 0.0
 
         def miss() -> Decision:
             not_made = SlotNotMade(MissReason.PREDICTED, None, why, {})
             return self._outcomes.write(job, not_made, None)
 
-        decision = self._handover.offer(job, seconds, spare_s, usual_s, why, miss)
+        decision = self._handover.offer(job, seconds, spare_s, self._usual_s, why, miss)
         if decision is None:
             return False
         self._publish(decision)

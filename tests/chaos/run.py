@@ -37,7 +37,7 @@ LIMITS = {
 }
 PAUSE_S = (1.0, 6.0)
 """Between two faults of a lane."""
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 90.0
 SERVING_TIMEOUT_S = 120.0
 """After the last fault every worker serves again within this."""
 SETTLE_TIMEOUT_S = 120.0
