@@ -665,6 +665,18 @@ def test_frames_are_rendered_alike_in_any_batches(portrait: LivePortrait) -> Non
         assert (parts.int() - whole.int()).abs().max() <= 1  # a rounding of the last bit
 
 
+def test_no_number_is_so_small_that_convolutions_become_slow(mini: Networks) -> None:
+    seen: list[torch.Tensor] = []
+    hourglass = mini.warping.dense_motion_network.hourglass
+    hook = hourglass.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    source = torch.from_numpy(normal("source", (1, 21, 3))) * 0.4
+    with hook:
+        mini.warping(mini.warping.prepare(mini.appearance(picture(64)), source), moving(source, 3))
+    (inputs,) = seen
+    sizes = inputs.abs()[inputs != 0]
+    assert sizes.min() >= torch.finfo(torch.float32).tiny
+
+
 def test_every_frame_shows_its_own_keypoints(portrait: LivePortrait) -> None:
     source = portrait.prepare(picture())
     driving = moving(source.keypoints, 3)
