@@ -75,7 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("models")
 
 
-@pytest.hookimpl(trylast=True)  # after the order was shuffled
+# After the order was shuffled, and before xdist's processes tell it: they are then sent numbers.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}

@@ -53,7 +53,7 @@ def load_kokoro(folder: Path, config: VortexConfig, device: torch.device) -> Kok
         folder,
         default_voice=config.models.default_voice,
         device=device,
-        threads=config.device.cpu_threads,
+        threads=torch.get_num_threads(),
     )
 
 
