@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from consumer.embedded_kafka.cluster import (
     STOP_TIMEOUT_S,
+    Java,
     Node,
     free_ports,
-    java_command,
     require_free_port,
     start_nodes,
 )
@@ -118,7 +118,7 @@ def local_status(directory: Path) -> LocalBroker | None:
 def _start(directory: Path, port: int, progress: Callable[[str], None]) -> LocalBroker:
     import psutil
 
-    java = java_command(progress)
+    java = Java.find(progress)
     require_free_port(port)
     (controller_port,) = free_ports(1)
     node = Node(0, directory / "node-0", port, controller_port)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -168,6 +169,22 @@ def test_every_port_is_bound_to_loopback(kafka: EmbeddedKafka) -> None:
     listening = [each for each in java.net_connections() if each.status == psutil.CONN_LISTEN]
     assert len(listening) == 2
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nodes_share_the_classes_that_the_first_one_parsed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    archive = tmp_path / "classes.jsa"
+    java = replace(embedded.Java.find(print), archive=archive)
+    monkeypatch.setattr(embedded.EmbeddedKafka, "_java", java)
+    written = []
+    for _ in range(2):
+        with EmbeddedKafka() as kafka:
+            assert str(archive) in Path(f"/proc/{kafka._nodes[0].pid}/maps").read_text()
+            written.append(archive.stat().st_mtime_ns)
+    assert written[0] == written[1]
+    assert [each.name for each in tmp_path.iterdir()] == [archive.name]
 
 
 def test_stop_ends_even_a_frozen_broker_and_removes_its_directory(temporary: Path) -> None:
