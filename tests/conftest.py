@@ -49,6 +49,10 @@ LONGEST = (
     "tests/integration/test_light_install.py",
     "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
     "tests/chaos/test_traps.py",
+    "tests/unit/training/test_training.py",
+    "tests/unit/vortex/models/kokoro/test_kokoro.py",
+    "tests/integration/test_backlog.py",
+    "tests/integration/test_ladder.py",
 )
 
 

@@ -10,7 +10,7 @@ from consumer.demo.voices import choose_voice
 from schemas import Recipe
 from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S
 
-DUE_IN_S = 90.0
+DUE_IN_S = 180.0  # enough for one busy core
 _EXPIRED_SINCE_S = 5.0
 _FORMAT = {"fps": 12, "resolution": "128x128"}
 _DURATION_S = 6.0

@@ -22,7 +22,7 @@ from schemas import SlotTick
 
 WORKER_ID = "demo"
 READY_TIMEOUT_S = 120.0
-RESULTS_TIMEOUT_S = 120.0
+RESULTS_TIMEOUT_S = 240.0
 SETTLE_S = 1.0
 
 

@@ -115,6 +115,11 @@ class Partition:
         """Whether decided outcomes wait to be published."""
         return bool(self._decided)
 
+    @property
+    def undecided(self) -> int:
+        """How many of the ticks that were read have no outcome yet."""
+        return len(self._at_work)
+
     def at_work(self) -> list[int]:
         """Return the offsets of the ticks that are not decided yet."""
         return sorted(self._at_work)

@@ -62,6 +62,10 @@ class InputPartition(Protocol):
     def wants_ticks(self) -> bool:
         """Whether it may be read now."""
 
+    @property
+    def undecided(self) -> int:
+        """How many of the ticks that were read have no outcome yet."""
+
     def skip_to(self, offset: int) -> None:
         """Record that Kafka has no records below an offset."""
 
@@ -158,24 +162,40 @@ class TickReader:
         now_s = time.monotonic()
         room -= self._take_looks(owners, room)
         self._look_at_the_doubtful(owners, room, now_s)
-        wanted = [
-            partition
-            for partition, owner in owners.items()
-            if owner.wants_ticks and partition not in self._faults and partition not in self._looks
-        ]
+        shares = self._shares(owners, room)
         try:
-            if not wanted:
+            if not shares:
                 await self._wait_to_be_woken()
                 return
-            if await self._poll_each(wanted, owners, room):
+            if await self._poll_each(shares, owners, room):
                 return
             if now_s < self._wary_until_s:
                 await asyncio.sleep(WARY_WAIT_S)
             else:
-                await self._poll_all(wanted, owners, room)
+                await self._poll_all(shares, owners)
         except Exception:
             self._cursors.clear()
             raise
+
+    def _shares(
+        self, owners: Mapping[TopicPartition, InputPartition], room: int
+    ) -> dict[TopicPartition, int]:
+        """Return how many records may be taken in of each partition that wants some.
+
+        What may wait is shared out among all partitions that are not read to their end, whether
+        they have something here already or not, so that one backlog does not hide the others'
+        deadlines.
+        """
+        readable = {each: owner for each, owner in owners.items() if each not in self._faults}
+        behind = sum(not self._is_caught_up(each, owner) for each, owner in readable.items())
+        in_all = room + sum(owner.undecided for owner in owners.values())
+        fair = -(-in_all // max(1, behind))
+        shares = {
+            each: min(room, fair - owner.undecided)
+            for each, owner in readable.items()
+            if owner.wants_ticks and each not in self._looks
+        }
+        return {each: share for each, share in shares.items() if share > 0}
 
     async def _wait_to_be_woken(self) -> None:
         self._wake.clear()
@@ -187,17 +207,17 @@ class TickReader:
 
     async def _poll_each(
         self,
-        wanted: Sequence[TopicPartition],
+        shares: Mapping[TopicPartition, int],
         owners: Mapping[TopicPartition, InputPartition],
         room: int,
     ) -> bool:
         """Drain what the client has fetched; return whether there was anything."""
         before = room
         self._turn += 1
-        start = self._turn % max(1, len(wanted))
-        for done, partition in enumerate([*wanted[start:], *wanted[:start]]):
-            # The room is shared out, so that one backlog does not hide the others' deadlines.
-            share = -(-room // (len(wanted) - done))
+        wanted = [*shares]
+        start = self._turn % len(wanted)
+        for partition in (*wanted[start:], *wanted[:start]):
+            share = min(room, shares[partition])
             if share > 0 and owners[partition].wants_ticks:
                 room -= await self._poll_one(partition, owners[partition], share)
         return room < before
@@ -220,15 +240,14 @@ class TickReader:
 
     async def _poll_all(
         self,
-        wanted: Sequence[TopicPartition],
+        shares: Mapping[TopicPartition, int],
         owners: Mapping[TopicPartition, InputPartition],
-        room: int,
     ) -> None:
         """Wait until any partition has records, and take in a few of them."""
-        positions = {partition: owners[partition].position for partition in wanted}
+        positions = {partition: owners[partition].position for partition in shares}
         try:
             fetched = await self._consumer.getmany(
-                *wanted, timeout_ms=WAIT_MS, max_records=max(1, room // len(wanted))
+                *shares, timeout_ms=WAIT_MS, max_records=min(shares.values())
             )
         except Exception as error:
             if _is_of_the_whole(error):

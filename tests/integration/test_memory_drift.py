@@ -57,6 +57,7 @@ def memory_after_each(pipeline: VortexPipeline, slots: int) -> tuple[list[int], 
 
 # A slot's samples alone take 96 kB, its activations megabytes. Allocators take more for themselves
 # now and then, in one step: over few slots, what counts is what is there after every one.
+@pytest.mark.timeout(600)
 def test_no_slot_leaves_tensors_or_memory_behind(pipeline: VortexPipeline) -> None:
     tensors, resident = memory_after_each(pipeline, slots=6)
     assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"

@@ -316,11 +316,14 @@ async def test_start_that_cannot_succeed_says_so_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("hangs", r"did not start within 2 s"), ("dies", r"exit code 9")]
+    ("name", "timeout_s", "how"),
+    [("hangs", 2.0, r"did not start within 2 s"), ("dies", 60.0, r"exit code 9")],
 )
-async def test_start_that_hangs_or_dies_is_a_lost_engine(name: str, how: str) -> None:
+async def test_start_that_hangs_or_dies_is_a_lost_engine(
+    name: str, timeout_s: float, how: str
+) -> None:
     with pytest.raises(EngineLostError, match=how):
-        async with started(named(config(start_timeout_s=2.0), name)):
+        async with started(named(config(start_timeout_s=timeout_s), name)):
             pass
 
 
