@@ -43,6 +43,7 @@ from schemas import (
     Provenance,
     Quality,
     Recipe,
+    SpokenScript,
     Stage,
     Verification,
     recipe_sha256,
@@ -92,7 +93,7 @@ class SlotMaker:
         self._store = store
         self._predictions = Predictions(config.orchestration, estimates)
         self._signer = signer
-        self._enforce = config.models.self_check == "enforce"
+        self._enforce = _can_enforce(config, pipeline)
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
         # It lists the checksum of every file of weights.
         manifest = config.models.profile_directory / FILE_NAME
@@ -311,7 +312,7 @@ class SlotMaker:
         provenance: Provenance,
     ) -> dict[str, Any]:
         """Return what the video's credentials bind it to."""
-        verdict = result.verdict
+        verdict, spoken = result.verdict, _spoken(slot)
         return {
             "tick": request.key._asdict(),
             "channel": request.channel,
@@ -321,6 +322,7 @@ class SlotMaker:
             "seed": slot.seed,
             "models": dict(self._pipeline.models.revisions),
             "models_manifest_sha256": self._models_sha256,
+            "speech": None if spoken is None else spoken.model_dump(include={"spoken", "cut"}),
             "scores": {
                 "clip_b": verdict.score_clip_b,
                 "clip_l": verdict.score_clip_l,
@@ -361,6 +363,7 @@ class SlotMaker:
             models=self._pipeline.models.revisions,
             times_ms=dict(slot.breakdown),
             provenance=provenance,
+            speech=_spoken(slot),
         )
 
     def _rungs_for_another(self, request: SlotRequest) -> tuple[Rung, ...]:
@@ -370,6 +373,33 @@ class SlotMaker:
             if needed_s is not None and needed_s < _left_s(request):
                 return request.rungs[index:]
         return ()
+
+
+def _can_enforce(config: WorkerConfig, pipeline: VortexPipeline) -> bool:
+    """Return whether a failed self-check is a miss; say so if that is only for want of a scale."""
+    if config.models.self_check != "enforce":
+        return False
+    clip: DualClip = pipeline.models.get_model("clip")
+    if not clip.calibrated:
+        logger.warning(
+            "The self-check only reports: profile %s is not calibrated; run"
+            " `vortex models calibrate`",
+            config.models.profile,
+        )
+    return clip.calibrated
+
+
+def _spoken(slot: SlotContext) -> SpokenScript | None:
+    """Return what is heard of the script; None if the pipeline does not tell."""
+    speech = slot.speech
+    if speech is None or not speech.text:
+        return None
+    return SpokenScript(
+        spoken=speech.text,
+        cut=speech.truncated,
+        duration_s=round(speech.duration_s, 3),
+        voice_id=speech.voice_id,
+    )
 
 
 def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:

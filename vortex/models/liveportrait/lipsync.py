@@ -66,7 +66,7 @@ _VISEMES = {
     **dict.fromkeys("ɹrl", _Viseme(0.2, 0, 5)),
     **dict.fromkeys("ʃʒ", _Viseme(0.12, 0, 9)),
     **dict.fromkeys("kɡgŋʔ", _Viseme(0.2)),
-    **dict.fromkeys("tdnɾθð", _Viseme(0.14, 3)),
+    **dict.fromkeys("tdnɾTθð", _Viseme(0.14, 3)),
     **dict.fromkeys("sz", _Viseme(0.08, 5)),
     **dict.fromkeys("fv", _Viseme(0.06, 0, -5)),
     **dict.fromkeys("pbm", _REST),
