@@ -93,7 +93,8 @@ class SlotMaker:
         self._store = store
         self._predictions = Predictions(config.orchestration, estimates)
         self._signer = signer
-        self._enforce = _can_enforce(config, pipeline)
+        self._clip = _clip_of(pipeline)
+        self._enforce = _can_enforce(config, self._clip)
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
         # It lists the checksum of every file of weights.
         manifest = config.models.profile_directory / FILE_NAME
@@ -257,10 +258,9 @@ class SlotMaker:
         demands = [*wanted.banned_concepts, *wanted.required_concepts]
         if wanted.min_clip_score:
             demands.append(recipe.visual_track.prompt)
-        if not (self._enforce and demands):
+        if self._clip is None or not (self._enforce and demands):
             return ()
-        clip: DualClip = self._pipeline.models.get_model("clip")
-        return clip.unknown_words(demands)
+        return self._clip.unknown_words(demands)
 
     def _new_encoder(self, request: SlotRequest, slot: SlotContext) -> SlotEncoder:
         settings = self._config.artifacts
@@ -375,18 +375,23 @@ class SlotMaker:
         return ()
 
 
-def _can_enforce(config: WorkerConfig, pipeline: VortexPipeline) -> bool:
+def _clip_of(pipeline: VortexPipeline) -> DualClip | None:
+    """Return the models of the self-check; None if the pipeline judges without them."""
+    models = getattr(pipeline, "models", ())  # the scheduler does not ask a pipeline for any
+    return models.get_model("clip") if "clip" in models else None
+
+
+def _can_enforce(config: WorkerConfig, clip: DualClip | None) -> bool:
     """Return whether a failed self-check is a miss; say so if that is only for want of a scale."""
     if config.models.self_check != "enforce":
         return False
-    clip: DualClip = pipeline.models.get_model("clip")
-    if not clip.calibrated:
-        logger.warning(
-            "The self-check only reports: profile %s is not calibrated; run"
-            " `vortex models calibrate`",
-            config.models.profile,
-        )
-    return clip.calibrated
+    if clip is None or clip.calibrated:
+        return True
+    logger.warning(
+        "The self-check only reports: profile %s is not calibrated; run `vortex models calibrate`",
+        config.models.profile,
+    )
+    return False
 
 
 def _spoken(slot: SlotContext) -> SpokenScript | None:
