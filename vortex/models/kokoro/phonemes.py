@@ -19,6 +19,9 @@ from functools import cache
 
 from phonemizer.backend import EspeakBackend
 
+# Between words. After a space, espeak may make one word of two, such as "in the" and "have been",
+# which the texts of the training never do; after this one it does not.
+_APART = "\u00a0"
 _TIE = "^"  # what espeak is asked to put between two symbols that are one sound
 _SYLLABIC = "\u0329"
 _NASAL = "\u0303"
@@ -76,8 +79,9 @@ def phonemes_of(text: str, alphabet: Container[str], *, british: bool) -> str:
         british: whether to speak British English, else American.
     """
     with _lock:
-        said = _espeak(british).phonemize([text.strip()])
-    mapped = _in_alphabet(said[0] if said else "", british=british)
+        said = _espeak(british).phonemize([_APART.join(text.split())])
+    symbols = said[0].replace(_APART, " ") if said else ""
+    mapped = _in_alphabet(symbols, british=british)
     return " ".join("".join(symbol for symbol in mapped if symbol in alphabet).split())
 
 

@@ -40,7 +40,8 @@ def alphabet() -> dict[str, int]:
 def test_alphabet_is_that_of_misaki(text: str, british: bool, alphabet: dict[str, int]) -> None:
     from misaki.espeak import EspeakFallback
 
-    theirs, _ = EspeakFallback(british=british)(Word(text))
+    # It is given word by word there, so none becomes one with the next.
+    theirs, _ = EspeakFallback(british=british)(Word("\u00a0".join(text.split())))
     assert phonemes_of(text, alphabet, british=british) == " ".join(theirs.split())
 
 
@@ -62,6 +63,16 @@ def test_words_sound_as_in_the_texts_of_the_training(
     word: str, british: bool, phonemes: str, alphabet: dict[str, int]
 ) -> None:
     assert phonemes_of(word, alphabet, british=british) == phonemes
+
+
+@pytest.mark.parametrize("british", [False, True])
+def test_words_stay_apart_and_still_depend_on_the_next(
+    british: bool, alphabet: dict[str, int]
+) -> None:
+    text = "It would have been one of the best in the end, at the top of a hill."
+    phonemes = phonemes_of(text, alphabet, british=british)
+    assert len(phonemes.split()) == len(text.split())
+    assert "ðə bˈɛst ɪn ðɪ ˈɛnd, " in phonemes
 
 
 @pytest.mark.parametrize("british", [False, True])
