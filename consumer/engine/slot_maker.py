@@ -63,7 +63,7 @@ from vortex.weights.manifest import FILE_NAME, verify_manifest
 
 if TYPE_CHECKING:
     from vortex.models.clip_ensemble import DualClip
-    from vortex.pipeline import VortexPipeline
+    from vortex.pipeline import ModelRegistry, VortexPipeline
 
 # Of a recipe that says nothing.
 USUAL_SEEDS = 4
@@ -377,8 +377,9 @@ class SlotMaker:
 
 def _clip_of(pipeline: VortexPipeline) -> DualClip | None:
     """Return the models of the self-check; None if the pipeline judges without them."""
-    models = getattr(pipeline, "models", ())  # the scheduler does not ask a pipeline for any
-    return models.get_model("clip") if "clip" in models else None
+    # The scheduler does not ask a pipeline for any.
+    models: ModelRegistry | None = getattr(pipeline, "models", None)
+    return models.get_model("clip") if models is not None and "clip" in models else None
 
 
 def _can_enforce(config: WorkerConfig, clip: DualClip | None) -> bool:

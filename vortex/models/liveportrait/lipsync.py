@@ -270,10 +270,10 @@ def _in_turn(symbol: str, start_s: float, end_s: float) -> list[_Sound]:
     """Return the sound of a letter, or the two that it stands for."""
     if symbol not in _PAIRS:
         return [_Sound(symbol, start_s, end_s)]
+    pair = _PAIRS[symbol]
     share = _FIRST_OF_DIPHTHONG if symbol in _DIPHTHONGS else 0.5
     turn_s = start_s + share * (end_s - start_s)
-    first, second = _PAIRS[symbol]
-    return [_Sound(first, start_s, turn_s), _Sound(second, turn_s, end_s)]
+    return [_Sound(pair[0], start_s, turn_s), _Sound(pair[1], turn_s, end_s)]
 
 
 def _shapes(sounds: Sequence[_Sound], step_s: np.ndarray) -> list[np.ndarray]:
