@@ -46,6 +46,7 @@ _COMMON = {
     "ɬ": "l",
     "ʔ": "t",
     "ɾ": "T",  # butter
+    "ɾ ": "t ",  # it is: espeak runs them together, the texts of the training do not
     "ʲ": "",
     _TIE: "",
     _NASAL: "",

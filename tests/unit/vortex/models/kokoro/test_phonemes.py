@@ -55,6 +55,8 @@ def test_alphabet_is_that_of_misaki(text: str, british: bool, alphabet: dict[str
         ("boat", False, "bˈOt"),
         ("boat", True, "bˈQt"),
         ("judge", False, "ʤˈʌʤ"),
+        ("better", False, "bˈɛTəɹ"),
+        ("it is at", False, "ɪt ɪz æt"),
         ("bird", False, "bˈɜɹd"),
         ("bird", True, "bˈɜːd"),
     ],
