@@ -129,7 +129,8 @@ def normalised(text: str) -> str:
     """Return words alone; "and" inside of numbers, which some say and some do not, goes."""
     text = re.sub(r"\b([ap])\.? ?m\.?(?=\s|$)", r"\1 m", text.lower())
     text = re.sub(r"\b(hundred|thousand) and\b", r"\1", text).replace("-", " ")
-    text = re.sub(r"\bmister\b", "mr", text).replace("missus", "mrs")
+    for title, spelt in (("doctor", "dr"), ("mister", "mr"), ("missus", "mrs")):
+        text = re.sub(rf"\b{title}\b", spelt, text)  # as the recogniser spells it
     return " ".join(re.findall(r"[a-z']+", text))
 
 
