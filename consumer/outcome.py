@@ -67,6 +67,7 @@ class OutcomeWriter:
                 seed=result.seed,
                 models=dict(result.models),
                 provenance=result.provenance,
+                speech=result.speech,
             )
         else:
             detail = result.detail

@@ -152,7 +152,8 @@ class Verification(ContractModel):
     """Words of the prompt and the concepts that the encoders cannot compare with a picture; each
     lowers the scores."""
     enforced: bool
-    """Whether a failed self-check would have been a miss; false where the weights are untrained."""
+    """Whether a failed self-check would have been a miss; false where the worker only reports, as
+    it does without a calibration of its models."""
     outlier_detected: bool
     """Whether the two encoders disagree by more than 0.15."""
     embedding: tuple[float, ...] = Field(min_length=512, max_length=512, strict=False)
@@ -208,6 +209,21 @@ class Provenance(ContractModel):
     """
     manifest_sha256: Sha256 | None
     """Of the signed manifest (C2PA) in the file; null if the worker does not sign."""
+
+
+class SpokenScript(ContractModel):
+    """What of the script is heard in the video."""
+
+    spoken: str
+    """The part of the script that is spoken, with single spaces: all of it that can be spoken, or
+    its beginning. Captions show these words, at the times when they are heard."""
+    cut: bool
+    """Whether words were left out because the slot is too short for them: after a sentence, or
+    within one, after a clause or a word."""
+    duration_s: float = Field(ge=0)
+    """From the start of the video until it has been spoken; silence follows."""
+    voice_id: str
+    """The voice that speaks."""
 
 
 class Quality(ContractModel):
@@ -288,6 +304,8 @@ class SlotComplete(_Outcome):
     """Who made it."""
     provenance: Provenance | None = None
     """What the video was made from; null from workers before there was this field."""
+    speech: SpokenScript | None = None
+    """What is said in the video; null from workers before there was this field."""
 
 
 class DeadlineMissed(_Outcome):

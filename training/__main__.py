@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from training import (
+    calibration,
     evaluate,
     judge,
     train_autoencoder,
@@ -23,6 +24,8 @@ from training import (
     train_text,
 )
 from training.loop import Report
+from vortex.models.calibration import path_of
+from vortex.models.clip_ensemble import THRESHOLDS
 from vortex.models.mini import SHIPPED, shipped_weights
 
 TRAINED = Path("build/mini")
@@ -34,6 +37,7 @@ PARTS: dict[str, Callable[..., Report]] = {
     "flux": train_flux.run,
     "liveportrait": train_liveportrait.run,
     "clip": train_clip.run,
+    "calibration": calibration.run,
     "judge": judge.run,
 }
 
@@ -66,8 +70,10 @@ def main() -> None:
 
 
 def export(directory: Path, target: Path) -> None:
-    """Copy the trained models and the judge, without checkpoints, over what is there."""
+    """Copy the trained models, their calibration and the judge over what is there."""
     target.mkdir(exist_ok=True)
+    for name in THRESHOLDS:
+        shutil.copyfile(path_of(directory, name), path_of(target, name))
     for name in SHIPPED:
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(directory / name, target / name)

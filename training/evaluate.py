@@ -13,17 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from training.captions import Caption, describe
-from training.evaluate_check import honesty
+from training.evaluate_check import calibrated_encoder, honesty
 from training.evaluate_motion import Performance
 from training.evaluate_motion import figures as motion_figures
+from training.evaluate_speech import SENTENCES, VOICES, sample, word_error_rates
 from training.faces import Attributes, Face
 from training.judge import Judge, shares_right
-from training.train_clip import THRESHOLDS
 from vortex.models.clip_ensemble import (
     PROMPT_PREFIX,
+    THRESHOLDS,
     WEIGHT_B,
     WEIGHT_L,
-    ClipEncoder,
     clip_score,
     keyframe_indices,
 )
@@ -85,6 +85,7 @@ def run(
     device: torch.device,
     count: int = PROMPTS,
     faces: int = FACES,
+    sentences: int = len(SENTENCES),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measure the models of a directory; write `figures.json` and `sheet.png` into another.
@@ -96,6 +97,7 @@ def run(
         device: where to compute.
         count: held-out prompts, for each of which a portrait and a video are made.
         faces: held-out drawn faces that speak.
+        sentences: of figures and names, which a recogniser is given.
         say: told the figures.
     """
     prompts = held_out_prompts(count, seed)
@@ -115,6 +117,7 @@ def run(
         "self_check": self_check(models, keyframes, prompts, device),
         "honesty": honesty(models, keyframes, prompts, device),
         "motion": motion_figures(performances, judge),
+        "word_error_rate": understood(output / "kokoro", sentences),
     }
     say(json.dumps(figures, indent=2))
     (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -128,6 +131,13 @@ def speech_of(kokoro: Path) -> Speech:
     return KokoroSpeech(kokoro, default_voice="auto").synthesize(
         _SCRIPT, max_duration_s=_LONGEST_SPEECH_S, token=CancellationToken()
     )
+
+
+def understood(kokoro: Path, sentences: int) -> dict[str, float]:
+    """Return the word error rate of a recogniser, each sentence spoken by one voice by turns."""
+    model = KokoroSpeech(kokoro, default_voice="auto")
+    voices = [voice for voice in VOICES if voice in model.voices] or [model.default_voice]
+    return word_error_rates(model, sample(voices)[:sentences])
 
 
 def _portraits(flux: Path, texts: Sequence[str], device: torch.device) -> torch.Tensor:
@@ -182,7 +192,7 @@ def self_check(
     """
     scores = {}
     for name in THRESHOLDS:
-        encoder = ClipEncoder(models / name, device)
+        encoder = calibrated_encoder(models, name, device)
         seen = torch.stack([encoder.encode_frames(some) for some in keyframes])
         read = encoder.encode_texts([PROMPT_PREFIX + caption.text for _, caption in prompts])
         cosines = encoder.calibration.apply((seen @ read.T).cpu())

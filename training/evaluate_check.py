@@ -12,6 +12,7 @@ import torch
 
 from training.captions import Caption
 from training.faces import Attributes
+from vortex.models.calibration import Calibration
 from vortex.models.clip_ensemble import WEIGHT_B, WEIGHT_L, ClipEncoder, DualClip, Finding
 from vortex.utils.cancellation import CancellationToken
 
@@ -115,7 +116,7 @@ def _concepts(
     contrasts: Any = 0.0
     for name, weight in (("clip-b", WEIGHT_B), ("clip-l", WEIGHT_L)):
         contrasts = contrasts + weight * contrasts_of(
-            ClipEncoder(models / name, device), keyframes, texts
+            calibrated_encoder(models, name, device), keyframes, texts
         )
     shown, absent = parted(contrasts, truths)
     above = (shown[:, None] > absent).mean() + 0.5 * (shown[:, None] == absent).mean()
@@ -126,24 +127,17 @@ def _concepts(
     }
 
 
+def calibrated_encoder(models: Path, name: str, device: torch.device) -> ClipEncoder:
+    """Load one of the two encoders with what its cosines count for."""
+    return ClipEncoder(models / name, device, calibration=Calibration.read(models, name))
+
+
 def contrasts_of(
     encoder: ClipEncoder, keyframes: torch.Tensor, texts: Sequence[str]
 ) -> np.ndarray[Any, Any]:
     """Return `[videos, texts]`: by how much each text fits better than it must to be shown."""
     found = [Finding.of(encoder, encoder.encode_frames(some), "", texts) for some in keyframes]
     return torch.stack([each.contrasts for each in found]).numpy()
-
-
-def fit_margin(
-    encoder: ClipEncoder, keyframes: torch.Tensor, truths: Sequence[Attributes]
-) -> float:
-    """Return the margin with which as many concepts are missed as are wrongly found."""
-    contrasts = contrasts_of(encoder, keyframes, [text for text, _, _ in CONCEPTS])
-    shown, absent = parted(contrasts + encoder.calibration.concept_margin, truths)
-    places = np.linspace(-0.4, 0.4, 801)
-    missed = np.array([(shown <= place).mean() for place in places])
-    found = np.array([(absent > place).mean() for place in places])
-    return round(float(places[np.argmin(abs(missed - found))]), 3)
 
 
 def parted(

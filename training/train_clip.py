@@ -25,23 +25,15 @@ from torch import nn
 from torch.nn import functional
 
 from training.captions import Caption, contradict, describe, shown_and_neutral
-from training.evaluate_check import fit_margin
 from training.faces import Face
 from training.loop import Chance, Report, Schedule, drawn, train
 from training.text import CLIP_TOKENS, clip_tokenizer
 from training.train_text import ANSWERS, claimed, wrong_answers
-from vortex.models.clip_ensemble import (
-    CLIP_SCORE_WEIGHT,
-    PROMPT_PREFIX,
-    THRESHOLD_B,
-    THRESHOLD_L,
-    ClipEncoder,
-)
+from vortex.models.clip_ensemble import CLIP_SCORE_WEIGHT, PROMPT_PREFIX, THRESHOLDS
 
 SCHEDULE = Schedule(steps=1000, learning_rate=2e-3, ema_steps=80, checkpoint_every=200)
 PORTRAITS = 6000
 SIDE = 64
-THRESHOLDS = {"clip-b": THRESHOLD_B, "clip-l": THRESHOLD_L}
 
 _BATCH = 48
 _ATTRIBUTES_WEIGHT = 0.3
@@ -188,13 +180,12 @@ def shrunk(portraits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def calibrate(
+def measured(
     lesson: YesOrNo, faces: Sequence[Face], portraits: torch.Tensor, seed: int, line: float
 ) -> dict[str, float]:
-    """Return the affine map of cosines with which few fitting captions are refused.
+    """Return how many captions would be refused and accepted, of drawn faces, at the best line.
 
-    `scale * cosine + offset` is compared with the threshold's cosine. It also holds the figures:
-    the share of fitting captions that are refused, and of others' captions that are accepted.
+    What counts in use is `vortex models calibrate`, on portraits that the image model makes.
     """
     rng = np.random.default_rng(seed)
     right = [describe(face.attributes, rng) for face in faces]
@@ -218,8 +209,7 @@ def calibrate(
     accepted = 1 - np.searchsorted(others, places) / len(others)
     best = int(np.flatnonzero(refused <= _REFUSED_SHARE)[-1])
     return {
-        "scale": 1.0,
-        "offset": round(line - float(places[best]), 4),
+        "best_line": round(float(places[best]), 4),
         "matched_refused": round(float(refused[best]), 4),
         "mismatched_accepted": round(float(accepted[best]), 4),
         "matched_refused_uncalibrated": round(float((matched < line).mean()), 4),
@@ -236,7 +226,7 @@ def run(
     portraits: int = PORTRAITS,
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Train both models, calibrate them on held-out faces, and save `clip-b` and `clip-l`."""
+    """Train both models, measure them on held-out faces, and save `clip-b` and `clip-l`."""
     faces, pictures = drawn(seed, portraits, moving=0.7, say=say)
     unseen, unseen_pictures = drawn(seed + 1, 300, moving=0.7, held_out=True, say=say)
     small, unseen_small = shrunk(pictures), shrunk(unseen_pictures)
@@ -248,23 +238,16 @@ def run(
         checkpoint = directory / f"{name}.pt"
         reports.append(train(lesson, schedule, seed=seed, checkpoint=checkpoint, say=say))
         line = threshold / CLIP_SCORE_WEIGHT
-        figures = calibrate(lesson, unseen, unseen_small, seed, line)
-        say(json.dumps(figures))
-        save(lesson.model, name, figures, directory / name)
-        figures["concept_margin"] = fit_margin(
-            ClipEncoder(directory / name, device),
-            unseen_small[:, None].float() / 255.0,
-            [face.attributes for face in unseen],
-        )
-        save(lesson.model, name, figures, directory / name)
+        say(json.dumps(measured(lesson, unseen, unseen_small, seed, line)))
+        save(lesson.model, name, directory / name)
     return Report(
         [loss for report in reports for loss in report.losses],
         sum(report.seconds for report in reports),
     )
 
 
-def save(model: open_clip.CLIP, name: str, calibration: dict[str, float], directory: Path) -> None:
-    """Write a model in half precision as open_clip reads it, with its calibration."""
+def save(model: open_clip.CLIP, name: str, directory: Path) -> None:
+    """Write a model in half precision as open_clip reads it."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
@@ -279,6 +262,5 @@ def save(model: open_clip.CLIP, name: str, calibration: dict[str, float], direct
     }
     content = {"model_cfg": config(name), "preprocess_cfg": preprocessing}
     (directory / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
-    (directory / "calibration.json").write_text(json.dumps(calibration, indent=2) + "\n")
     clip_tokenizer().save_pretrained(directory)
     shown_and_neutral().write(directory)

@@ -2,7 +2,7 @@
 
 Four lessons, each by itself: the motion extractor reads keypoints, expression and angles off a
 picture; appearance, warping and generator learn to draw one frame of a face from another and the
-true keypoints of both; the three small networks learn to correct keypoints.
+true keypoints of both; a small network learns to correct keypoints.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from vortex.models.liveportrait.blocks import SpectralConv2d
 from vortex.models.liveportrait.checkpoints import Networks
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.generator import Generator
-from vortex.models.liveportrait.lipsync import OPEN_EYE_RATIO, WIDEST_MOUTH_RATIO, expression_of
 from vortex.models.liveportrait.motion import KEYPOINTS, Motion
 from vortex.models.liveportrait.motion_extractor import MotionExtractor
 from vortex.models.liveportrait.portrait import LivePortrait
-from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
+from vortex.models.liveportrait.stitching import stitching_network
 from vortex.models.liveportrait.warping import Warping
 from vortex.utils.cancellation import CancellationToken
 
@@ -267,35 +266,6 @@ class Stitching:
         return error
 
 
-class Opening:
-    """Opens lips, or eyes, as far as wished, whatever they do in the picture."""
-
-    def __init__(
-        self, part: str, dims: LivePortraitDims, frames: Frames, device: torch.device
-    ) -> None:
-        self.model = (lip_network if part == "lip" else eye_network)(dims).to(device)
-        self.modules = nn.ModuleDict({"model": self.model})
-        _start_at_nothing(self.model)
-        self._part, self._placed, self._device = part, frames.placed, device
-
-    def loss(self, chance: Chance, progress: float) -> torch.Tensor:
-        """Return the mean squared error of the change of keypoints."""
-        count = 128
-        source = self._placed.flatten(0, 1)
-        source = source[chance.numpy.integers(len(source), size=count)].to(self._device)
-        widest = WIDEST_MOUTH_RATIO if self._part == "lip" else OPEN_EYE_RATIO
-        now, wish = chance.numpy.uniform(0, widest, (2, count))
-        nothing = np.zeros(count)
-        moves = (wish - now, nothing) if self._part == "lip" else (nothing, wish - now)
-        wanted = torch.from_numpy(expression_of(moves[0], nothing, nothing, moves[1]))
-        ratios = [now, wish] if self._part == "lip" else [now, now, wish]
-        numbers = torch.from_numpy(np.stack(ratios, axis=1)).float()
-        change = self.model(torch.cat([source.flatten(1), numbers.to(self._device)], dim=-1))
-        seen = change.float().view(-1, KEYPOINTS, 3)
-        error: torch.Tensor = 1000 * functional.mse_loss(seen, wanted.to(self._device))
-        return error
-
-
 def _start_at_nothing(network: nn.Module) -> None:
     """Zero the last layer: at first, nothing is corrected."""
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
@@ -365,7 +335,7 @@ def run(
     faces: int = FACES,
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Train all seven networks, measure on held-out faces, save as `directory/liveportrait`."""
+    """Train all five networks, measure on held-out faces, save as `directory/liveportrait`."""
     dims = LivePortraitDims.mini()
     frames = Frames.draw(seed, faces, size=dims.output_size, say=say)
     motion, rendering, corrections = schedules
@@ -382,8 +352,6 @@ def run(
     drawing = learn("rendering", lambda: Rendering(dims, frames, device), rendering)
     reading = learn("motion", lambda: ReadingMotion(dims, frames, device), motion)
     stitching = learn("stitching", lambda: Stitching(dims, frames, device), corrections)
-    lip = learn("lip", lambda: Opening("lip", dims, frames, device), corrections)
-    eye = learn("eye", lambda: Opening("eye", dims, frames, device), corrections)
     drawing.settle()
     networks = Networks(
         drawing.appearance,
@@ -391,8 +359,6 @@ def run(
         drawing.warping,
         drawing.generator,
         stitching.model,
-        lip.model,
-        eye.model,
     )
     for network in networks:
         network.cpu().eval()

@@ -84,6 +84,10 @@ class ModelRegistry:
         self._models = dict(models)
         self.revisions = dict(revisions)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a model of this name."""
+        return name in self._models
+
     def get_model(self, name: str) -> Any:  # the models have no common interface
         """Return a model.
 

@@ -142,6 +142,12 @@ class Card:
         return self.video.href.removesuffix(".mp4") + ".vtt"
 
     @property
+    def cut_after(self) -> str:
+        """The last words that are spoken of a script that was too long; empty if none was cut."""
+        speech = None if self.made is None else self.made.speech
+        return " ".join(speech.spoken.split()[-4:]) if speech and speech.cut else ""
+
+    @property
     def credentials(self) -> str:
         """Whether the video carries a signed manifest."""
         provenance = None if self.made is None else self.made.provenance

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from consumer.job import TickKey
-from schemas import Artifact, MissReason, Provenance, Quality, Recipe, Stage, Verification
+from schemas import (
+    Artifact,
+    MissReason,
+    Provenance,
+    Quality,
+    Recipe,
+    SpokenScript,
+    Stage,
+    Verification,
+)
 from vortex.rung import FULL, Rung
 from vortex.slot import SlotListener
 
@@ -55,6 +64,7 @@ class SlotMade:
     times_ms: Mapping[str, float]
     """Milliseconds of each step, named as in the event's breakdown."""
     provenance: Provenance | None = None
+    speech: SpokenScript | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from schemas import (
     Provenance,
     Quality,
     Recipe,
+    SpokenScript,
     Stage,
     Verification,
     recipe_sha256,
@@ -62,7 +63,7 @@ from vortex.weights.manifest import FILE_NAME, verify_manifest
 
 if TYPE_CHECKING:
     from vortex.models.clip_ensemble import DualClip
-    from vortex.pipeline import VortexPipeline
+    from vortex.pipeline import ModelRegistry, VortexPipeline
 
 # Of a recipe that says nothing.
 USUAL_SEEDS = 4
@@ -92,7 +93,8 @@ class SlotMaker:
         self._store = store
         self._predictions = Predictions(config.orchestration, estimates)
         self._signer = signer
-        self._enforce = config.models.self_check == "enforce"
+        self._clip = _clip_of(pipeline)
+        self._enforce = _can_enforce(config, self._clip)
         self._estimates_file = EstimatesFile(config.models.profile_directory, pipeline.device_title)
         # It lists the checksum of every file of weights.
         manifest = config.models.profile_directory / FILE_NAME
@@ -256,10 +258,9 @@ class SlotMaker:
         demands = [*wanted.banned_concepts, *wanted.required_concepts]
         if wanted.min_clip_score:
             demands.append(recipe.visual_track.prompt)
-        if not (self._enforce and demands):
+        if self._clip is None or not (self._enforce and demands):
             return ()
-        clip: DualClip = self._pipeline.models.get_model("clip")
-        return clip.unknown_words(demands)
+        return self._clip.unknown_words(demands)
 
     def _new_encoder(self, request: SlotRequest, slot: SlotContext) -> SlotEncoder:
         settings = self._config.artifacts
@@ -311,7 +312,7 @@ class SlotMaker:
         provenance: Provenance,
     ) -> dict[str, Any]:
         """Return what the video's credentials bind it to."""
-        verdict = result.verdict
+        verdict, spoken = result.verdict, _spoken(slot)
         return {
             "tick": request.key._asdict(),
             "channel": request.channel,
@@ -321,6 +322,7 @@ class SlotMaker:
             "seed": slot.seed,
             "models": dict(self._pipeline.models.revisions),
             "models_manifest_sha256": self._models_sha256,
+            "speech": None if spoken is None else spoken.model_dump(include={"spoken", "cut"}),
             "scores": {
                 "clip_b": verdict.score_clip_b,
                 "clip_l": verdict.score_clip_l,
@@ -361,6 +363,7 @@ class SlotMaker:
             models=self._pipeline.models.revisions,
             times_ms=dict(slot.breakdown),
             provenance=provenance,
+            speech=_spoken(slot),
         )
 
     def _rungs_for_another(self, request: SlotRequest) -> tuple[Rung, ...]:
@@ -370,6 +373,39 @@ class SlotMaker:
             if needed_s is not None and needed_s < _left_s(request):
                 return request.rungs[index:]
         return ()
+
+
+def _clip_of(pipeline: VortexPipeline) -> DualClip | None:
+    """Return the models of the self-check; None if the pipeline judges without them."""
+    # The scheduler does not ask a pipeline for any.
+    models: ModelRegistry | None = getattr(pipeline, "models", None)
+    return models.get_model("clip") if models is not None and "clip" in models else None
+
+
+def _can_enforce(config: WorkerConfig, clip: DualClip | None) -> bool:
+    """Return whether a failed self-check is a miss; say so if that is only for want of a scale."""
+    if config.models.self_check != "enforce":
+        return False
+    if clip is None or clip.calibrated:
+        return True
+    logger.warning(
+        "The self-check only reports: profile %s is not calibrated; run `vortex models calibrate`",
+        config.models.profile,
+    )
+    return False
+
+
+def _spoken(slot: SlotContext) -> SpokenScript | None:
+    """Return what is heard of the script; None if the pipeline does not tell."""
+    speech = slot.speech
+    if speech is None or not speech.text:
+        return None
+    return SpokenScript(
+        spoken=speech.text,
+        cut=speech.truncated,
+        duration_s=round(speech.duration_s, 3),
+        voice_id=speech.voice_id,
+    )
 
 
 def _artifact(media: EncodedMedia, stored: StoredArtifact) -> Artifact:

@@ -148,6 +148,13 @@ def test_recogniser_understands_the_english_voices(
     assert error_rate < ENGLISH_ERROR_RATE, f"heard: {heard}"
 
 
+def test_outcome_says_what_is_spoken_and_that_nothing_was_cut(made: SlotMade) -> None:
+    assert made.speech is not None
+    assert made.speech.spoken == SENTENCE
+    assert not made.speech.cut
+    assert 3.0 < made.speech.duration_s < DURATION_S
+
+
 def test_mouth_moves_in_step_with_the_sound(
     video: Video, record_testsuite_property: Callable[[str, object], None]
 ) -> None:

@@ -1,8 +1,8 @@
 """The self-check: do two CLIP models find in the video what the recipe asked for?
 
 Each model compares keyframes with texts by the cosine of their embeddings. On the way from there to
-the verdict a cosine is first calibrated, where the model's folder says how, and then scaled to a
-score of 0 to 1, see `clip_score`. What a prompt says in words that an encoder never learned lowers
+the verdict a cosine is first calibrated, where it is known how, and then scaled to a score of 0 to
+1, see `clip_score`. What a prompt says in words that an encoder never learned lowers
 its score, and leaves the verdict open.
 """
 
@@ -40,6 +40,8 @@ EMBEDDING_WIDTH = 512
 CLIP_SCORE_WEIGHT = 2.5  # Hessel et al. 2021, "CLIPScore", section 3
 WEIGHT_B, WEIGHT_L = 0.4, 0.6
 THRESHOLD_B, THRESHOLD_L = 0.70, 0.72
+THRESHOLDS = {"clip-b": THRESHOLD_B, "clip-l": THRESHOLD_L}
+"""Lowest score that passes, by the encoder's folder."""
 OUTLIER_DIFFERENCE = 0.15
 
 _PROJECTION_SEED = 512
@@ -179,21 +181,27 @@ class ClipEncoder:
     """One open_clip model with its tokenizer, preprocessing, calibration and vocabulary."""
 
     calibration: Calibration
-    """What its cosines count for."""
+    """What its cosines count for; without one, what they are."""
     vocabulary: Vocabulary | None
     """The words that it knows; None is any."""
 
     def __init__(
-        self, directory: Path, device: torch.device, *, quantization: ClipQuantization = "none"
+        self,
+        directory: Path,
+        device: torch.device,
+        *,
+        quantization: ClipQuantization = "none",
+        calibration: Calibration | None = None,
     ) -> None:
         """Load `open_clip_config.json` and `open_clip_model.safetensors`.
 
-        `calibration.json` and `vocabulary.json` are read where they are there.
+        `vocabulary.json` is read where it is there.
 
         Args:
             directory: holds these files, and the tokenizer's if it is not open_clip's own.
             device: where to compute.
             quantization: of the weights; activations have float32 in any case.
+            calibration: see `Calibration.read`.
 
         Raises:
             VortexInitializationError: a file is missing or does not fit, or the device is full.
@@ -217,7 +225,7 @@ class ClipEncoder:
             quantize_rows(model)
         with loading(directory.name, device, held_bytes(model)):
             self._model: Any = model.to(device)  # open_clip ships no types
-        self.calibration = Calibration.read(directory)
+        self.calibration = calibration or Calibration()
         self.vocabulary = Vocabulary.read(directory)
         self._device = device
         size = model.visual.image_size
@@ -263,23 +271,50 @@ class ClipEncoder:
 class DualClip:
     """Two CLIP models that judge together. Blocking; one call at a time."""
 
-    def __init__(self, base: ClipEncoder, large: ClipEncoder) -> None:
+    def __init__(self, base: ClipEncoder, large: ClipEncoder, *, calibrated: bool = False) -> None:
         self._base = base
         self._large = large
+        self.calibrated = calibrated
+        """Whether scores are on the scale on which the thresholds mean something."""
 
     @classmethod
     def load(
-        cls, directory: Path, *, device: torch.device, quantization: ClipQuantization = "none"
+        cls,
+        directory: Path,
+        *,
+        device: torch.device,
+        quantization: ClipQuantization = "none",
+        calibrated: bool = True,
     ) -> DualClip:
         """Load the folders `clip-b` and `clip-l` of a model directory; see `ClipEncoder`.
 
+        Args:
+            directory: of the profile, with the calibrations, if there are any.
+            device: where to compute.
+            quantization: of the weights.
+            calibrated: whether to use the calibrations.
+
         Raises:
-            VortexInitializationError: a file is missing or does not fit, or the device is full.
+            VortexInitializationError: a file is missing or does not fit, a calibration belongs to
+                other weights, or the device is full.
         """
-        return cls(
-            ClipEncoder(directory / "clip-b", device, quantization=quantization),
-            ClipEncoder(directory / "clip-l", device, quantization=quantization),
+        maps = {name: Calibration.read(directory, name) for name in THRESHOLDS if calibrated}
+        whole = bool(maps) and None not in maps.values()  # one alone would make no common scale
+        encoders = (
+            ClipEncoder(
+                directory / name,
+                device,
+                quantization=quantization,
+                calibration=maps[name] if whole else None,
+            )
+            for name in THRESHOLDS
         )
+        return cls(*encoders, calibrated=whole)
+
+    @property
+    def encoders(self) -> Mapping[str, ClipEncoder]:
+        """The two by the names of their folders."""
+        return dict(zip(THRESHOLDS, (self._base, self._large), strict=True))
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

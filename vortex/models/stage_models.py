@@ -30,8 +30,15 @@ class StageModels:
     revisions: Mapping[str, str]
 
     @classmethod
-    def load(cls, config: VortexConfig, device: torch.device) -> StageModels:
+    def load(
+        cls, config: VortexConfig, device: torch.device, *, calibrated: bool = True
+    ) -> StageModels:
         """Load the configured profile; blocks for seconds.
+
+        Args:
+            config: names the profile, and how it is kept.
+            device: where the models run.
+            calibrated: whether the self-check uses its calibrations.
 
         Raises:
             VortexInitializationError: a model is missing, damaged or too large for the device; one
@@ -43,7 +50,10 @@ class StageModels:
             flux=load_flux(directory / "flux", config, device),
             kokoro=load_kokoro(directory / "kokoro", config, device),
             clip=DualClip.load(
-                directory, device=device, quantization=clip_quantization(config.models)
+                directory,
+                device=device,
+                quantization=clip_quantization(config.models),
+                calibrated=calibrated,
             ),
             animator=LivePortraitAnimator(
                 load_liveportrait(directory / "liveportrait", config, device)

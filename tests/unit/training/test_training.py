@@ -12,7 +12,7 @@ from training.loop import Lesson, Report, Schedule, drawn, train
 from training.train_autoencoder import Reconstruction
 from training.train_clip import YesOrNo, shrunk
 from training.train_flux import FewSteps, FlowMatching
-from training.train_liveportrait import Frames, Opening, ReadingMotion, Rendering, Stitching
+from training.train_liveportrait import Frames, ReadingMotion, Rendering, Stitching
 from training.train_text import Reading
 from vortex.models.liveportrait import LivePortraitDims
 
@@ -53,8 +53,6 @@ def lesson(part: str, few: tuple[list[Face], torch.Tensor]) -> Lesson:
             return Rendering(DIMS, moving_faces(), CPU, sources=2)
         case "stitching":
             return Stitching(DIMS, moving_faces(), CPU)
-        case "lip" | "eye":
-            return Opening(part, DIMS, moving_faces(), CPU)
         case "judge":
             return Answers(faces, shrunk(portraits), CPU, batch=8)
         case _:
@@ -81,7 +79,8 @@ def test_few_steps_of_training_lower_the_loss(
 
 
 @pytest.mark.parametrize(
-    "part", ["autoencoder", "text", "flux", "few steps", "rendering", "eye", "clip-l", "judge"]
+    "part",
+    ["autoencoder", "text", "flux", "few steps", "rendering", "stitching", "clip-l", "judge"],
 )
 def test_interrupted_training_ends_with_the_same_bits(
     part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path

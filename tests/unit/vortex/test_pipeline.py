@@ -349,6 +349,8 @@ def test_registry_gives_models_by_name_and_lists_them(make_pipeline: MakePipelin
     models = SmallModels()
     registry = make_pipeline(models).models
     assert registry.get_model("small") is models
+    assert "small" in registry
+    assert "gpt" not in registry
     assert registry.revisions == {"small": "1"}
     with pytest.raises(KeyError, match="known are small"):
         registry.get_model("gpt")

@@ -31,6 +31,10 @@ class KokoroBackend(Protocol):
     def voices(self) -> tuple[str, ...]:
         """The names of the voices, sorted."""
 
+    @property
+    def sounds_early_s(self) -> float:
+        """By how much a sound is heard before the sum of the durations before it."""
+
     def run(
         self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken
     ) -> tuple[np.ndarray, np.ndarray]:

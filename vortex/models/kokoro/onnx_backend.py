@@ -17,6 +17,7 @@ from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 _INPUTS = {"tokens", "style", "speed"}
 _OUTPUTS = ["audio", "duration"]
+SOUNDS_EARLY_S = 0.06
 
 
 class OnnxBackend:
@@ -55,6 +56,11 @@ class OnnxBackend:
         self._voices = read_packed_voices(directory / VOICES_FILE)
         self.vocabulary: Mapping[str, int] = DEFAULT_VOCAB
         self.voices = tuple(sorted(self._voices))
+
+    @property
+    def sounds_early_s(self) -> float:
+        """By how much sounds come early, as the protocol says."""
+        return SOUNDS_EARLY_S
 
     def run(
         self, tokens: Sequence[int], voice: str, tempo: float, *, token: CancellationToken

@@ -52,6 +52,8 @@ class SpeechPiece:
     """
     words: tuple[TimedWord, ...] = ()
     """What was said, in order; times as those of the phonemes."""
+    text: str = ""
+    """What of the script it says, as it is written."""
 
     @property
     def end_s(self) -> float:
@@ -77,6 +79,8 @@ class Speech:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     words: tuple[TimedWord, ...] = ()
     """What was said, in order; empty where only the waveform is known."""
+    text: str = ""
+    """What of the script was said, as it is written, with single spaces; empty if not known."""
 
     @property
     def duration_s(self) -> float:

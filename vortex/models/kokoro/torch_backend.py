@@ -29,6 +29,7 @@ _REPOSITORY = "hexgrad/Kokoro-82M"  # only named to the library, which else warn
 # What a training over several GPUs leaves in front of every name.
 _PARALLEL_PREFIX = "module."
 _NOISE_SEED = 0
+SOUNDS_EARLY_S = 0.06
 
 
 class TorchBackend:
@@ -69,6 +70,11 @@ class TorchBackend:
     def parts(self) -> Mapping[str, nn.Module]:
         """The network, for what it holds."""
         return {"network": self._network}
+
+    @property
+    def sounds_early_s(self) -> float:
+        """By how much sounds come early, as the protocol says."""
+        return SOUNDS_EARLY_S
 
     @torch.inference_mode()
     def run(

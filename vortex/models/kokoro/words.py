@@ -4,44 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from itertools import islice
 
 from vortex.models.kokoro.limits import can_be_spoken
+from vortex.models.kokoro.reading import ReadWord
 from vortex.models.kokoro.speech import TimedPhoneme, TimedWord
 
 PhonemesOf = Callable[[str], str]
 
 
 def timed_words(
-    text: str, phonemes: Sequence[TimedPhoneme], phonemes_of: PhonemesOf
+    words: Sequence[ReadWord], phonemes: Sequence[TimedPhoneme], phonemes_of: PhonemesOf
 ) -> tuple[TimedWord, ...]:
     """Return the words of a sentence that are heard; those without a sound are left out.
 
     Args:
-        text: the sentence.
+        words: of the sentence, as they are written and as they are spoken.
         phonemes: what was really said of it.
         phonemes_of: the phonemizer that made them, for one word at a time.
     """
-    words = _words(text)
+    whole = _whole(words)
     heard = [phoneme for phoneme in phonemes if can_be_spoken(phoneme.symbol)]
-    spans = _groups(phonemes)
-    if len(spans) != len(words):  # a number is several groups, "of the" can be a single one
-        spans = _aligned([phonemes_of(word) for word in words], heard)
+    groups = _groups(phonemes)
+    counts = [sum(map(_is_word, word.spoken.split())) for word in whole]
+    if len(groups) == sum(counts):
+        rest = iter(groups)
+        spans = [[p for group in islice(rest, count) for p in group] for count in counts]
+    else:  # "of the" can be a single one
+        spans = _aligned([phonemes_of(word.spoken) for word in whole], heard)
     return tuple(
-        TimedWord(word, span[0].start_s, span[-1].end_s)
-        for word, span in zip(words, spans, strict=True)
+        TimedWord(word.written, span[0].start_s, span[-1].end_s)
+        for word, span in zip(whole, spans, strict=True)
         if span
     )
 
 
-def _words(text: str) -> list[str]:
-    """Split at spaces; what is no word by itself, such as a dash, stays with the one before."""
-    words: list[str] = []
-    for word in text.split():
-        if any(letter.isalnum() for letter in word) or not words:
-            words.append(word)
+def _whole(words: Sequence[ReadWord]) -> list[ReadWord]:
+    """Put what is no word by itself, such as a dash, to the one before."""
+    whole: list[ReadWord] = []
+    for word in words:
+        if _is_word(word.written) or not whole:
+            whole.append(word)
         else:
-            words[-1] += f" {word}"
-    return words
+            before = whole[-1]
+            whole[-1] = ReadWord(
+                f"{before.written} {word.written}", f"{before.spoken} {word.spoken}"
+            )
+    return whole
+
+
+def _is_word(text: str) -> bool:
+    return any(letter.isalnum() for letter in text)
 
 
 def _groups(phonemes: Sequence[TimedPhoneme]) -> list[list[TimedPhoneme]]:

@@ -1,4 +1,4 @@
-"""Reads the seven networks from disk: as they are published, or as we write them.
+"""Reads the five networks from disk: as they are published, or as we write them.
 
 A directory holds, as `.pth` (published) or `.safetensors` (ours):
 
@@ -7,7 +7,10 @@ A directory holds, as `.pth` (published) or `.safetensors` (ours):
     base_models/motion_extractor
     base_models/warping_module
     base_models/spade_generator
-    retargeting_models/stitching_retargeting_module      (three networks in one file)
+    retargeting_models/stitching_retargeting_module
+
+Published, the last one also holds two networks that open lips and eyes as far as those of a driving
+video. There is no such video here, and they are not read.
 """
 
 from __future__ import annotations
@@ -26,12 +29,7 @@ from vortex.models.liveportrait.appearance import AppearanceExtractor
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.generator import Generator
 from vortex.models.liveportrait.motion_extractor import MotionExtractor
-from vortex.models.liveportrait.retargeting import (
-    Retargeting,
-    eye_network,
-    lip_network,
-    stitching_network,
-)
+from vortex.models.liveportrait.stitching import Stitching, stitching_network
 from vortex.models.liveportrait.warping import Warping
 from vortex.weights.tensors import check_fit, find_weights, read_weights
 
@@ -39,8 +37,8 @@ _APPEARANCE = "base_models/appearance_feature_extractor"
 _MOTION = "base_models/motion_extractor"
 _WARPING = "base_models/warping_module"
 _GENERATOR = "base_models/spade_generator"
-_RETARGETING = "retargeting_models/stitching_retargeting_module"
-_STITCHING, _LIP, _EYE = "retarget_shoulder", "retarget_mouth", "retarget_eye"
+_STITCHING = "retargeting_models/stitching_retargeting_module"
+_STITCHING_TABLE = "retarget_shoulder"
 
 # What a training over several GPUs leaves in front of every name.
 _PARALLEL_PREFIX = "module."
@@ -53,15 +51,13 @@ _State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Networks:
-    """All seven networks, in evaluation mode, float32, on the CPU, not folded."""
+    """All five networks, in evaluation mode, float32, on the CPU, not folded."""
 
     appearance: AppearanceExtractor
     motion: MotionExtractor
     warping: Warping
     generator: Generator
-    stitching: Retargeting
-    lip: Retargeting
-    eye: Retargeting
+    stitching: Stitching
 
     @classmethod
     def load(cls, directory: Path, dims: LivePortraitDims) -> Networks:
@@ -70,8 +66,6 @@ class Networks:
         Raises:
             VortexInitializationError: one line that names the file, and the tensor if it is one.
         """
-        retargeting = find_weights(directory / _RETARGETING, _MODEL)
-        parts = _split(read_weights(retargeting, _MODEL), retargeting)
 
         def base(name: str, build: Callable[[LivePortraitDims], _Network]) -> _Network:
             path = find_weights(directory / name, _MODEL)
@@ -79,17 +73,16 @@ class Networks:
                 build, dims, _tensors(read_weights(path, _MODEL), path), str(path)
             )
 
-        def part(key: str, build: Callable[[LivePortraitDims], Retargeting]) -> Retargeting:
-            return build_strictly(build, dims, parts[key], f"{retargeting} ({key})")
-
+        stitching = find_weights(directory / _STITCHING, _MODEL)
+        table = _stitching_table(read_weights(stitching, _MODEL), stitching)
         return cls(
             appearance=base(_APPEARANCE, AppearanceExtractor),
             motion=base(_MOTION, MotionExtractor),
             warping=base(_WARPING, Warping),
             generator=base(_GENERATOR, Generator),
-            stitching=part(_STITCHING, stitching_network),
-            lip=part(_LIP, lip_network),
-            eye=part(_EYE, eye_network),
+            stitching=build_strictly(
+                stitching_network, dims, table, f"{stitching} ({_STITCHING_TABLE})"
+            ),
         )
 
     @classmethod
@@ -101,8 +94,6 @@ class Networks:
             warping=Warping(dims),
             generator=Generator(dims),
             stitching=stitching_network(dims),
-            lip=lip_network(dims),
-            eye=eye_network(dims),
         )
         for network in networks:
             network.eval()
@@ -112,16 +103,14 @@ class Networks:
         self, directory: Path, dims: LivePortraitDims, *, dtype: torch.dtype = torch.float32
     ) -> None:
         """Write safetensors of a precision, and the dimensions; only before folding."""
-        retargeting = {_STITCHING: self.stitching, _LIP: self.lip, _EYE: self.eye}
         files = {
             _APPEARANCE: self.appearance.state_dict(),
             _MOTION: self.motion.state_dict(),
             _WARPING: self.warping.state_dict(),
             _GENERATOR: self.generator.state_dict(),
-            _RETARGETING: {
-                f"{key}.{name}": tensor
-                for key, network in retargeting.items()
-                for name, tensor in network.state_dict().items()
+            _STITCHING: {
+                f"{_STITCHING_TABLE}.{name}": tensor
+                for name, tensor in self.stitching.state_dict().items()
             },
         }
         for name, state in files.items():
@@ -179,25 +168,20 @@ def _tensors(content: object, path: Path) -> _State:
     return {str(name): value for name, value in content.items()}
 
 
-def _split(content: object, path: Path) -> dict[str, _State]:
-    """Divide the retargeting file among its three networks.
+def _stitching_table(content: object, path: Path) -> _State:
+    """Return the stitching network's tensors, and nothing else of its file.
 
-    Published, it is a table of three tables, next to which the training left others, such as its
+    Published, it is one of several tables, next to others that the training left, such as its
     optimizers' states; ours is flat, with the table's name in front.
     """
-    tables: dict[str, dict[object, object]] = {key: {} for key in (_STITCHING, _LIP, _EYE)}
+    table: dict[object, object] = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         key, _, rest = str(name).partition(".")
-        if key not in tables:
-            continue
-        if rest:
-            tables[key][rest] = value
-        elif isinstance(value, Mapping):
-            tables[key].update(value)
+        if key == _STITCHING_TABLE and rest:
+            table[rest] = value
+        elif key == _STITCHING_TABLE and isinstance(value, Mapping):
+            table.update(value)
     return {
-        key: {
-            name.removeprefix(_PARALLEL_PREFIX): tensor
-            for name, tensor in _tensors(table, path).items()
-        }
-        for key, table in tables.items()
+        name.removeprefix(_PARALLEL_PREFIX): tensor
+        for name, tensor in _tensors(table, path).items()
     }

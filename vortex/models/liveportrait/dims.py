@@ -16,7 +16,7 @@ FILE_NAME = "config.json"
 
 @dataclass(frozen=True)
 class LivePortraitDims:
-    """Widths and depths of all seven networks; the defaults are those of the published weights.
+    """Widths and depths of all five networks; the defaults are those of the published weights.
 
     What is the same at every size (21 keypoints, 66 bins of an angle) is in `motion`.
 
@@ -39,8 +39,6 @@ class LivePortraitDims:
         generator_hidden_channels: of each modulation of the generator by the warped features.
         generator_blocks: of the generator's trunk.
         stitching_hidden: widths between input and output of the stitching network.
-        lip_hidden: the same of the lip retargeting network.
-        eye_hidden: the same of the eye retargeting network.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -63,8 +61,6 @@ class LivePortraitDims:
     generator_hidden_channels: int = 128
     generator_blocks: int = 6
     stitching_hidden: tuple[int, ...] = (128, 128, 64)
-    lip_hidden: tuple[int, ...] = (128, 128, 64)
-    eye_hidden: tuple[int, ...] = (256, 256, 128, 128, 64)
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -106,8 +102,6 @@ class LivePortraitDims:
             generator_hidden_channels=12,
             generator_blocks=2,
             stitching_hidden=(64, 64, 32),
-            lip_hidden=(32, 32, 16),
-            eye_hidden=(32, 32, 16, 16, 16),
         )
 
     @property

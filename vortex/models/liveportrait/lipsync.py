@@ -56,7 +56,8 @@ _VISEMES = {
     **dict.fromkeys("ɜɝɚ", _Viseme(0.45, 0, 4)),
     **dict.fromkeys("əᵊ", _Viseme(0.35)),
     "ɪ": _Viseme(0.35, 6),
-    **dict.fromkeys("ieᵻ", _Viseme(0.3, 10)),
+    "e": _Viseme(0.45, 7),
+    **dict.fromkeys("iᵻ", _Viseme(0.3, 10)),
     "ʊ": _Viseme(0.35, 0, 9),
     "o": _Viseme(0.4, 0, 12),
     "u": _Viseme(0.3, 0, 12),
@@ -66,17 +67,19 @@ _VISEMES = {
     **dict.fromkeys("ɹrl", _Viseme(0.2, 0, 5)),
     **dict.fromkeys("ʃʒ", _Viseme(0.12, 0, 9)),
     **dict.fromkeys("kɡgŋʔ", _Viseme(0.2)),
-    **dict.fromkeys("tdnɾθð", _Viseme(0.14, 3)),
+    **dict.fromkeys("tdnɾTθð", _Viseme(0.14, 3)),
     **dict.fromkeys("sz", _Viseme(0.08, 5)),
     **dict.fromkeys("fv", _Viseme(0.06, 0, -5)),
     **dict.fromkeys("pbm", _REST),
 }
 _UNKNOWN = _Viseme(0.2)
 _LIPS_MEET = frozenset("pbm")
-# Symbols of Kokoro's alphabet that stand for two sounds.
-_PAIRS = {
-    "A": "eɪ", "I": "aɪ", "O": "oʊ", "Q": "əʊ", "W": "aʊ", "Y": "ɔɪ", "ʤ": "dʒ", "ʧ": "tʃ",
-}  # fmt: skip
+# Letters of Kokoro's alphabet that stand for two sounds in turn.
+_DIPHTHONGS = {"A": "eɪ", "I": "aɪ", "O": "oʊ", "Q": "əʊ", "W": "aʊ", "Y": "ɔɪ"}
+_PAIRS = {**_DIPHTHONGS, "ʤ": "dʒ", "ʧ": "tʃ"}
+_FIRST_OF_DIPHTHONG = 2 / 3  # of its time: the glide is the short part, and comes last
+# With an ɹ right after them, vowels of Kokoro's alphabet that are one sound with it.
+_R_COLOURED = {"ə": "ɚ", "ɜ": "ɝ"}
 _LENGTHENS = "ː"
 _STRESS = frozenset("ˈˌ")
 
@@ -245,21 +248,32 @@ def _sounds(phonemes: Sequence[TimedPhoneme]) -> list[_Sound]:
     the second begins the one after it.
     """
     sounds: list[_Sound] = []
+    before = ""
     stressed_s: float | None = None
     for phoneme in phonemes:
         symbol, start_s, end_s = phoneme.symbol, phoneme.start_s, phoneme.end_s
-        if symbol == _LENGTHENS:
-            sounds[-1:] = [sound._replace(end_s=end_s) for sound in sounds[-1:]]
-        elif symbol in _STRESS:
+        if symbol in _STRESS:
             stressed_s = start_s
-            continue
+        elif symbol == _LENGTHENS:
+            sounds[-1:] = [sound._replace(end_s=end_s) for sound in sounds[-1:]]
+        elif symbol == "ɹ" and before in _R_COLOURED:
+            sounds[-1] = sounds[-1]._replace(symbol=_R_COLOURED[before], end_s=end_s)
         elif symbol.isalpha():
-            start_s = start_s if stressed_s is None else stressed_s
-            pair = _PAIRS.get(symbol, symbol)
-            edges = np.linspace(start_s, end_s, len(pair) + 1).tolist()
-            sounds += map(_Sound, pair, edges, edges[1:])
-        stressed_s = None
+            sounds += _in_turn(symbol, start_s if stressed_s is None else stressed_s, end_s)
+        if symbol not in _STRESS:
+            stressed_s = None
+        before = symbol
     return sounds
+
+
+def _in_turn(symbol: str, start_s: float, end_s: float) -> list[_Sound]:
+    """Return the sound of a letter, or the two that it stands for."""
+    if symbol not in _PAIRS:
+        return [_Sound(symbol, start_s, end_s)]
+    pair = _PAIRS[symbol]
+    share = _FIRST_OF_DIPHTHONG if symbol in _DIPHTHONGS else 0.5
+    turn_s = start_s + share * (end_s - start_s)
+    return [_Sound(pair[0], start_s, turn_s), _Sound(pair[1], turn_s, end_s)]
 
 
 def _shapes(sounds: Sequence[_Sound], step_s: np.ndarray) -> list[np.ndarray]:

@@ -108,21 +108,3 @@ def stitched(
     corrected = driving + change[:, :-2].reshape(-1, KEYPOINTS, 3)
     shift = torch.cat([change[:, -2:], torch.zeros_like(change[:, :1])], dim=-1)
     return corrected + shift.unsqueeze(-2)
-
-
-def retargeted(
-    network: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor, openings: torch.Tensor
-) -> torch.Tensor:
-    """Return the change of keypoints that opens lips or eyes as wished.
-
-    Args:
-        network: the lip or the eye network.
-        source: `[1, 21, 3]`.
-        openings: for the lips, how open they are and should be, `[n, 2]`; for the eyes, how open
-            each is and both should be, `[n, 3]`. A closed lip or eye is 0.
-
-    Returns:
-        To be added to driving keypoints, `[n, 21, 3]`.
-    """
-    keypoints = source.flatten(1).expand(len(openings), -1)
-    return network(torch.cat([keypoints, openings], dim=-1)).view(-1, KEYPOINTS, 3)

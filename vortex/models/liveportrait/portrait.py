@@ -14,7 +14,7 @@ from vortex.models.footprint import held_bytes
 from vortex.models.liveportrait.blocks import channels_last, fold
 from vortex.models.liveportrait.checkpoints import Networks
 from vortex.models.liveportrait.dims import LivePortraitDims
-from vortex.models.liveportrait.motion import Motion, retargeted, stitched
+from vortex.models.liveportrait.motion import Motion, stitched
 from vortex.models.liveportrait.warping import WarpingSource
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
@@ -132,28 +132,6 @@ class LivePortrait:
             angles=None if angles is None else angles.to(self._device, torch.float32),
         )
         return stitched(self._networks.stitching, source.keypoints, moved.placed())
-
-    @torch.no_grad()
-    def open_lips(self, source: Source, openings: torch.Tensor) -> torch.Tensor:
-        """Return what to add to driving keypoints for lips as open as wished, `[n, 21, 3]`.
-
-        Args:
-            source: the prepared picture.
-            openings: how open the source's lips are and should be, `[n, 2]`; 0 is closed.
-        """
-        wanted = openings.to(self._device, torch.float32)
-        return retargeted(self._networks.lip, source.keypoints, wanted)
-
-    @torch.no_grad()
-    def open_eyes(self, source: Source, openings: torch.Tensor) -> torch.Tensor:
-        """Return what to add to driving keypoints for eyes as open as wished, `[n, 21, 3]`.
-
-        Args:
-            source: the prepared picture.
-            openings: how open each of the source's eyes is and both should be, `[n, 3]`; 0 is shut.
-        """
-        wanted = openings.to(self._device, torch.float32)
-        return retargeted(self._networks.eye, source.keypoints, wanted)
 
     def render(
         self,

@@ -225,3 +225,12 @@ def test_loudness_captions_and_credentials_are_shown() -> None:
     assert "-23.1 LUFS, true peak -4.7 dBTP" in shown.text
     assert f"C2PA, manifest {event.provenance.manifest_sha256[:12]}" in shown.text
     assert "slots/main/1.vtt" in [link["href"] for link in shown.all("a")]
+
+
+def test_script_that_was_cut_is_shown_with_the_words_at_which_it_ends() -> None:
+    event = complete(1)
+    assert event.speech is not None
+    speech = event.speech.model_copy(update={"spoken": "It rained in all of the", "cut": True})
+    cut = page(answered(made(), event.model_copy(update={"speech": speech})), videos={1: VIDEO})
+    assert "… in all of the" in cut.text
+    assert "cut after" not in page(answered(made(), event), videos={1: VIDEO}).text

@@ -19,6 +19,7 @@ from consumer.engine.slot_maker import SlotMaker
 from consumer.job import TickKey
 from schemas import MissReason, Recipe
 from tests.support.film_pipeline import FilmPipeline
+from tests.support.models import link_models
 from tests.support.pipelines import RECIPE, PlainPipeline
 from vortex.models.clip_ensemble import DualClip
 from vortex.models.kokoro.speech import Speech, TimedWord
@@ -148,3 +149,26 @@ async def test_nothing_that_goes_on_air_is_made_on_the_event_loop(
     assert isinstance(await maker.make(request, SlotListener()), SlotMade)
     assert len(threads) == 8
     assert all(threading.get_ident() not in used for used in threads.values()), threads
+
+
+async def test_without_a_calibration_the_self_check_reports_and_says_so_once(
+    mini_config: WorkerConfig, mini_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = link_models(mini_models, tmp_path) / "mini"
+    for path in directory.glob("calibration.*"):
+        path.unlink()
+    pipeline = ClipPipeline(directory)
+    result = await made(mini_config, pipeline, banned_concepts=["a dragon"])
+    assert isinstance(result, SlotNotMade)
+    assert result.reason is MissReason.FAILED  # and not rejected: the demand is not enforced
+    said = [record.getMessage() for record in caplog.records if "only reports" in record.msg]
+    assert said == [
+        "The self-check only reports: profile mini is not calibrated; run `vortex models calibrate`"
+    ]
+
+
+async def test_with_a_calibration_nothing_is_said(
+    mini_config: WorkerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await made(mini_config, ClipPipeline(mini_config.models.profile_directory))
+    assert not [record for record in caplog.records if "only reports" in record.msg]

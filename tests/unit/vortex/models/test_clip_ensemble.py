@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -435,54 +434,6 @@ def test_model_that_cannot_be_loaded_is_named_in_one_line(
         DualClip.load(tmp_path, device=torch.device("cpu"))
     message = str(caught.value)
     assert message.startswith(f"clip-l: {tmp_path / 'clip-l'} cannot be loaded: ")
-    assert "\n" not in message
-
-
-# --- calibration --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def encoder_directory(mini_models: Path, tmp_path: Path) -> Path:
-    """Give a copy of the base encoder's folder."""
-    target = tmp_path / "clip-b"
-    shutil.copytree(mini_models / "mini" / "clip-b", target, copy_function=os.symlink)
-    (target / "calibration.json").unlink(missing_ok=True)
-    return target
-
-
-def calibrated(directory: Path, content: str) -> Calibration:
-    (directory / "calibration.json").write_text(content)
-    return ClipEncoder(directory, torch.device("cpu")).calibration
-
-
-def test_encoder_reads_the_calibration_beside_its_weights(encoder_directory: Path) -> None:
-    assert ClipEncoder(encoder_directory, torch.device("cpu")).calibration == Calibration()
-    content = {"scale": 1.25, "offset": -0.1, "matched_refused": 0.02}
-    read = calibrated(encoder_directory, json.dumps(content))
-    assert (read.scale, read.offset) == (1.25, -0.1)
-    assert float(read.apply(torch.tensor(0.4))) == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ('{"scale": 0, "offset": 0}', "scale: Input should be greater than 0, got 0"),
-        ('{"scale": -1, "offset": 0}', "scale: Input should be greater than 0, got -1"),
-        ('{"scale": NaN, "offset": 0}', "scale: Input should be a finite number, got nan"),
-        ('{"scale": 1, "offset": Infinity}', "offset: Input should be a finite number, got inf"),
-        ('{"scale": "1", "offset": 0}', "scale: Input should be a valid number, got '1'"),
-        ('{"scale": 1}', "offset: Field required"),
-        ("[1, 0]", "the value: .*object"),
-        ("{", "the value: Invalid JSON"),
-    ],
-)
-def test_calibration_that_is_none_is_refused_in_one_line(
-    content: str, reason: str, encoder_directory: Path
-) -> None:
-    with pytest.raises(VortexInitializationError) as caught:
-        calibrated(encoder_directory, content)
-    message = str(caught.value)
-    assert re.match(f"{re.escape(str(encoder_directory))}/calibration.json: {reason}", message)
     assert "\n" not in message
 
 

@@ -96,8 +96,59 @@ def test_stream_never_goes_beyond_its_length_and_knows_at_its_end_whether_it_was
 def test_first_sentence_that_is_too_long_is_cut_at_a_word() -> None:
     cut = stream(Sayer(), "One two three four. Five.", max_duration_s=1.2)
     (piece,) = cut
-    assert piece.end_s == pytest.approx(2 * WORD_S)
+    assert (piece.text, piece.end_s) == ("One two", pytest.approx(2 * WORD_S))
     assert cut.truncated
+
+
+LONG = "Good evening. The markets fell again today, as the banks had to raise rates in the north."
+
+
+def test_later_sentence_that_does_not_fit_is_cut_at_a_word_where_no_clause_ends() -> None:
+    say = Sayer()
+    script = "Good evening. The markets fell again today in the north and in all of the south."
+    cut = stream(say, script, max_duration_s=5.0)
+    pieces = list(cut)
+    assert [piece.text for piece in pieces] == ["Good evening.", "The markets fell again today"]
+    assert cut.truncated
+    assert pieces[-1].end_s == pytest.approx(1.0 + PAUSE_S + 5 * WORD_S)
+
+
+def test_later_sentence_that_does_not_fit_is_cut_at_a_clause_where_one_ends() -> None:
+    pieces = list(stream(Sayer(), LONG, max_duration_s=5.2))
+    assert [piece.text for piece in pieces] == ["Good evening.", "The markets fell again today,"]
+
+
+def test_clause_that_ends_early_is_passed_over_rather_than_leave_most_of_the_slot_silent() -> None:
+    (piece,) = stream(Sayer(), "Yes, the markets fell again today anywhere.", max_duration_s=3.2)
+    assert piece.text == "Yes, the markets fell again today"
+
+
+@pytest.mark.parametrize("max_duration_s", np.linspace(0.3, 10.0, 40).tolist())
+def test_slot_is_filled_as_far_as_the_script_goes(max_duration_s: float) -> None:
+    cut = stream(Sayer(), LONG, max_duration_s=max_duration_s)
+    pieces = list(cut)
+    said = " ".join(piece.text for piece in pieces)
+    assert LONG.startswith(said)
+    assert cut.truncated is (said != LONG)
+    assert 0 < pieces[-1].end_s <= max_duration_s
+    # Weak words at the end, the pause, or a clause that ends before may be left out.
+    assert not cut.truncated or max_duration_s - pieces[-1].end_s < 3.2
+
+
+def test_next_sentence_is_left_out_rather_than_cut_to_a_word_or_two() -> None:
+    cut = stream(Sayer(), "Good evening. The markets fell again.", max_duration_s=2.4)
+    assert [piece.text for piece in cut] == ["Good evening."]
+    assert cut.truncated
+
+
+def test_full_stop_of_an_abbreviation_does_not_end_a_sentence() -> None:
+    say = Sayer()
+    list(stream(say, "Mr. Brown of the U.S. Navy met J. K. Smith at 5 p.m. today. He left. Why?"))
+    assert say.sentences == [
+        "Mr. Brown of the U.S. Navy met J. K. Smith at 5 p.m. today.",
+        "He left.",
+        "Why?",
+    ]
 
 
 def test_what_cannot_be_spoken_leaves_no_pause() -> None:

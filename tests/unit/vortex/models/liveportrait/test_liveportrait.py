@@ -29,7 +29,7 @@ from vortex.models.liveportrait.checkpoints import Networks, build_strictly
 from vortex.models.liveportrait.generator import Generator
 from vortex.models.liveportrait.motion import degrees_from_bins, rotation_matrix, stitched
 from vortex.models.liveportrait.motion_extractor import MotionExtractor
-from vortex.models.liveportrait.retargeting import eye_network, lip_network, stitching_network
+from vortex.models.liveportrait.stitching import stitching_network
 from vortex.models.liveportrait.warping import Warping
 from vortex.models.loading import load_liveportrait
 from vortex.utils.cancellation import CancellationToken, StageCancelled
@@ -48,16 +48,17 @@ BUILDERS: dict[str, tuple[str, Callable[[LivePortraitDims], nn.Module]]] = {
     "warping_module": ("warping", Warping),
     "spade_generator": ("generator", Generator),
     "stitching": ("stitching", stitching_network),
-    "lip": ("lip", lip_network),
-    "eye": ("eye", eye_network),
 }
-PUBLISHED_RETARGETING = {
-    "retarget_shoulder": "stitching",
-    "retarget_mouth": "lip",
-    "retarget_eye": "eye",
+# Networks of the published file that are not used, so not loaded either, each with its figure: lips
+# and eyes are moved by phonemes and blinks, and no video drives them.
+NOT_USED = {"lip": "lip/delta", "eye": "eye/delta"}
+# A large one is kept as a sample, in arrays of its own.
+FIGURES = {key.removesuffix("/shape") for key in GOLDEN} - {
+    key for key in GOLDEN if key.endswith(("/shape", "/index", "/value", "/mean_std"))
 }
 GENERATOR_FILE = "base_models/spade_generator"
-RETARGETING_FILE = "retargeting_models/stitching_retargeting_module"
+STITCHING_FILE = "retargeting_models/stitching_retargeting_module"
+STITCHING_TABLE = "retarget_shoulder"
 
 
 def generator(key: str) -> np.random.Generator:
@@ -151,15 +152,9 @@ def outputs_of(
             }
         case "generator":
             return {"image": networks.generator(known["warp/out"])}
-        case "stitching":
+        case _:
             pair = torch.cat([keypoints, inputs.driving.flatten(1)], 1)
             return {"stitching/delta": networks.stitching(pair)}
-        case "lip":
-            wish = torch.tensor([[0.1, 0.3]])
-            return {"lip/delta": networks.lip(torch.cat([keypoints, wish], 1))}
-        case _:
-            wish = torch.tensor([[0.3, 0.3, 0.1]])
-            return {"eye/delta": networks.eye(torch.cat([keypoints, wish], 1))}
 
 
 def differs(key: str, output: torch.Tensor) -> bool:
@@ -217,19 +212,14 @@ def test_parameters_have_the_names_shapes_and_types_of_the_published_checkpoints
     } == MANIFEST[module]
 
 
-def test_golden_figures_are_all_compared(full: tuple[Networks, dict[str, torch.Tensor]]) -> None:
-    kept = {key.removesuffix("/shape") for key in GOLDEN if key.endswith("/shape")}
-    whole = {key for key in GOLDEN if key.rpartition("/")[0] not in kept}
-    assert full[1].keys() == kept | whole
+def test_golden_figures_of_all_networks_that_are_used_are_compared(
+    full: tuple[Networks, dict[str, torch.Tensor]],
+) -> None:
+    assert full[1].keys() == FIGURES - set(NOT_USED.values())
+    assert NOT_USED.keys() == MANIFEST.keys() - BUILDERS.keys()
 
 
-@pytest.mark.parametrize(
-    "key",
-    sorted(
-        {k.removesuffix("/shape") for k in GOLDEN}
-        - {k for k in GOLDEN if k.endswith(("/shape", "/index", "/value", "/mean_std"))}
-    ),
-)
+@pytest.mark.parametrize("key", sorted(FIGURES - set(NOT_USED.values())))
 def test_folded_networks_reproduce_the_golden_figures(
     key: str, full: tuple[Networks, dict[str, torch.Tensor]]
 ) -> None:
@@ -244,8 +234,6 @@ def test_folded_networks_reproduce_the_golden_figures(
         ("warping", "third.conv.weight", "warp/out"),
         ("generator", "G_middle_3.conv_0.weight", "image"),
         ("stitching", "mlp.6.bias", "stitching/delta"),
-        ("lip", "mlp.6.bias", "lip/delta"),
-        ("eye", "mlp.10.bias", "eye/delta"),
     ],
 )
 def test_one_wrong_weight_is_seen(
@@ -377,11 +365,9 @@ def published(mini: Networks, tmp_path: Path) -> Path:
     """A directory as the published repository has it, but small."""
     for module, (ours, _) in list(BUILDERS.items())[:4]:
         write_pth(tmp_path, f"base_models/{module}", getattr(mini, ours).state_dict())
-    retargeting = {
-        key: {f"module.{name}": t for name, t in getattr(mini, ours).state_dict().items()}
-        for key, ours in PUBLISHED_RETARGETING.items()
-    }
-    write_pth(tmp_path, RETARGETING_FILE, retargeting)
+    stitching = {f"module.{name}": t for name, t in mini.stitching.state_dict().items()}
+    lips = {"module.mlp.0.weight": torch.zeros(128, 65)}  # of a network that is not read
+    write_pth(tmp_path, STITCHING_FILE, {STITCHING_TABLE: stitching, "retarget_mouth": lips})
     MINI.write(tmp_path / "liveportrait")
     return tmp_path
 
@@ -497,28 +483,28 @@ def test_wrong_tensor_is_named_with_its_file(
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "complaint"),
+    ("name", "complaint"),
     [
-        ("retarget_mouth", "module.mlp.8.bias", "(retarget_mouth): tensor 'mlp.8.bias'"),
-        ("retarget_eye", "module.mlp.0.beam", "(retarget_eye): tensor 'mlp.0.beam'"),
+        ("module.mlp.8.bias", "(retarget_shoulder): tensor 'mlp.8.bias'"),
+        ("module.mlp.0.beam", "(retarget_shoulder): tensor 'mlp.0.beam'"),
     ],
 )
-def test_superfluous_retargeting_tensor_is_named(
-    key: str, name: str, complaint: str, published: Path
+def test_superfluous_tensor_of_the_stitching_is_named(
+    name: str, complaint: str, published: Path
 ) -> None:
-    path, tables = read_pth(published, RETARGETING_FILE)
-    tables[key][name] = torch.zeros(1)
+    path, tables = read_pth(published, STITCHING_FILE)
+    tables[STITCHING_TABLE][name] = torch.zeros(1)
     torch.save(tables, path)
     message = refusal(published)
     assert str(path) in message
     assert complaint in message
 
 
-def test_what_training_left_in_the_retargeting_file_is_ignored(
+def test_what_else_is_in_the_file_of_the_stitching_is_ignored(
     published: Path, mini_config: WorkerConfig
 ) -> None:
     before = load(published).parts
-    path, tables = read_pth(published, RETARGETING_FILE)
+    path, tables = read_pth(published, STITCHING_FILE)
     network = stitching_network(MINI).requires_grad_()
     optimizer = torch.optim.Adam(network.parameters())
     with torch.enable_grad():
@@ -528,16 +514,16 @@ def test_what_training_left_in_the_retargeting_file_is_ignored(
     torch.save(tables, path)
     # With what `vortex models verify` loads it with.
     after = load_liveportrait(published, mini_config, CPU).parts
-    for name in ("stitching", "lip", "eye"):
-        for old, new in zip(before[name].parameters(), after[name].parameters(), strict=True):
-            assert torch.equal(old, new)
+    assert after.keys() == {"appearance", "motion", "warping", "generator", "stitching"}
+    pairs = zip(before["stitching"].parameters(), after["stitching"].parameters(), strict=True)
+    assert all(torch.equal(old, new) for old, new in pairs)
 
 
-def test_missing_retargeting_network_is_named(published: Path) -> None:
-    path, tables = read_pth(published, RETARGETING_FILE)
-    del tables["retarget_eye"]
+def test_missing_stitching_network_is_named(published: Path) -> None:
+    path, tables = read_pth(published, STITCHING_FILE)
+    del tables[STITCHING_TABLE]
     torch.save(tables, path)
-    assert "(retarget_eye): tensor 'mlp.0.bias' is missing" in refusal(published)
+    assert "(retarget_shoulder): tensor 'mlp.0.bias' is missing" in refusal(published)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99])
@@ -734,15 +720,6 @@ def test_driving_passes_expression_and_head_through_the_stitching(
     placed = source.motion.driven(expression=expression, angles=angles).placed()
     driving = portrait.drive(source, expression=expression, angles=angles)
     torch.testing.assert_close(driving, stitched(mini.stitching, source.keypoints, placed))
-
-
-def test_lips_and_eyes_answer_to_the_opening_wished_for(portrait: LivePortrait) -> None:
-    source = portrait.prepare(picture())
-    lips = portrait.open_lips(source, torch.tensor([[0.1, 0.0], [0.1, 0.4]]))
-    eyes = portrait.open_eyes(source, torch.tensor([[0.3, 0.3, 0.0], [0.3, 0.3, 0.4]]))
-    assert lips.shape == eyes.shape == (2, 21, 3)
-    assert not torch.equal(lips[0], lips[1])
-    assert not torch.equal(eyes[0], eyes[1])
 
 
 def test_picture_of_any_size_is_brought_to_the_networks(portrait: LivePortrait) -> None:

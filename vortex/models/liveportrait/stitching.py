@@ -1,4 +1,4 @@
-"""Three small networks that correct keypoints: stitching, lips and eyes."""
+"""The small network that corrects driving keypoints: stitching."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vortex.models.liveportrait.motion import KEYPOINTS
 _COORDINATES = 3 * KEYPOINTS
 
 
-class Retargeting(nn.Module):
-    """Linear layers with ReLU between them, from keypoints and wishes to a change of keypoints."""
+class Stitching(nn.Module):
+    """Linear layers with ReLU between them, from keypoints to a change of keypoints."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
@@ -31,16 +31,6 @@ class Retargeting(nn.Module):
         return change
 
 
-def stitching_network(dims: LivePortraitDims) -> Retargeting:
+def stitching_network(dims: LivePortraitDims) -> Stitching:
     """From source and driving keypoints to 63 changes and a shift in x and y."""
-    return Retargeting(2 * _COORDINATES, dims.stitching_hidden, _COORDINATES + 2)
-
-
-def lip_network(dims: LivePortraitDims) -> Retargeting:
-    """From source keypoints, and lip opening as it is and as wished, to 63 changes."""
-    return Retargeting(_COORDINATES + 2, dims.lip_hidden, _COORDINATES)
-
-
-def eye_network(dims: LivePortraitDims) -> Retargeting:
-    """From source keypoints, the opening of both eyes and the one wished, to 63 changes."""
-    return Retargeting(_COORDINATES + 3, dims.eye_hidden, _COORDINATES)
+    return Stitching(2 * _COORDINATES, dims.stitching_hidden, _COORDINATES + 2)
