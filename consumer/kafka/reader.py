@@ -187,7 +187,10 @@ class TickReader:
         deadlines.
         """
         readable = {each: owner for each, owner in owners.items() if each not in self._faults}
-        behind = sum(not self._is_caught_up(each, owner) for each, owner in readable.items())
+        behind = sum(
+            not (owner.wants_ticks and self._is_caught_up(each, owner))
+            for each, owner in readable.items()
+        )
         in_all = room + sum(owner.undecided for owner in owners.values())
         fair = -(-in_all // max(1, behind))
         shares = {
