@@ -121,19 +121,13 @@ class Announcing:
 
         Brokers that are gone, a missing topic and a missing right cost the hints and one warning.
         """
-        parts = [
-            asyncio.create_task(_persistently(work, complaint, self._topic))
+        # A group cancels each part once: it needs a moment to end well.
+        async with asyncio.TaskGroup() as parts:
             for work, complaint in (
                 (self._speak, "Announcements cannot be made"),
                 (self._listen, "Announcements cannot be read"),
-            )
-        ]
-        try:
-            await asyncio.gather(*parts)
-        finally:  # which ends with the first of them
-            for part in parts:
-                part.cancel()
-            await asyncio.wait(parts)
+            ):
+                parts.create_task(_persistently(work, complaint, self._topic))
 
     async def _speak(self) -> None:
         producer = make_plain_producer(
