@@ -224,7 +224,7 @@ def _show(
 
 
 def _show_line(name: str, value: str) -> None:
-    console.print(f"{name:<8}{value}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{name:<14}{value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _whole_videos(settings: WorkerConfig, board: Board) -> dict[int, Path]:
