@@ -41,9 +41,19 @@ async def client_of(cluster: EmbeddedKafka) -> AsyncIterator[AIOKafkaClient]:
     await client.bootstrap()
     try:
         await client.set_topics(TOPICS)
+        async with asyncio.timeout(60):
+            while not all(has_leaders(client, topic) for topic in TOPICS):
+                await client.force_metadata_update()
+                await asyncio.sleep(0.2)
         yield client
     finally:
         await client.close()
+
+
+def has_leaders(client: AIOKafkaClient, topic: str) -> bool:
+    numbers = client.cluster.partitions_for_topic(topic) or ()
+    leaders = [client.cluster.leader_for_partition(TopicPartition(topic, each)) for each in numbers]
+    return bool(leaders) and None not in leaders and -1 not in leaders
 
 
 @contextmanager
