@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -254,10 +254,11 @@ class Node:
                 )
         except subprocess.SubprocessError as error:
             raise self.error("cannot format its storage") from error
-        if archive is not None and archive.exists():
+        if archive is not None and archive.exists():  # some Javas cannot make one
             partial = java.archive.with_name(f"{java.archive.name}.{uuid.uuid4().hex}")
-            shutil.move(archive, partial)
-            partial.replace(java.archive)
+            with suppress(OSError):  # a cache that may only be read costs no more than time
+                shutil.move(archive, partial)
+                partial.replace(java.archive)
 
     def start(self, java: Java) -> None:
         """Start the process in a session of its own, so that Ctrl-C in a terminal spares it."""
@@ -361,10 +362,9 @@ class EmbeddedKafka:
         """
         if self._nodes:
             raise EmbeddedKafkaError("the embedded Kafka has been started already")
-        java = self._java  # before a directory is made
         for attempt in range(1, _START_ATTEMPTS + 1):
             try:
-                self._start_nodes(java)
+                self._start_nodes()
                 break
             except EmbeddedKafkaError as error:
                 # A free port may be taken between our look and the broker's.
@@ -415,7 +415,8 @@ class EmbeddedKafka:
     def _java(self) -> Java:
         return Java.find(self._progress)
 
-    def _start_nodes(self, java: Java) -> None:
+    def _start_nodes(self) -> None:
+        java = self._java  # before a directory is made
         client_ports, controller_ports = _choose_ports(self._node_count, self._port)
         directory = self._directory or Path(tempfile.mkdtemp(prefix="vortex-kafka-"))
         self._directory = directory

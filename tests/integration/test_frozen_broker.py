@@ -51,9 +51,8 @@ async def client_of(cluster: EmbeddedKafka) -> AsyncIterator[AIOKafkaClient]:
 
 
 def has_leaders(client: AIOKafkaClient, topic: str) -> bool:
-    numbers = client.cluster.partitions_for_topic(topic) or ()
-    leaders = [client.cluster.leader_for_partition(TopicPartition(topic, each)) for each in numbers]
-    return bool(leaders) and None not in leaders and -1 not in leaders
+    known = client.cluster.partitions_for_topic(topic)
+    return bool(known) and client.cluster.available_partitions_for_topic(topic) == known
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from consumer.config import KafkaConfig, WorkerConfig
 from consumer.kafka.clients import KafkaUnreachableError, connecting, make_admin, make_consumer
+from tests.support.waiting import until
 from vortex.config import ConfigError
 
 ROUND_S = 0.005
@@ -78,10 +80,20 @@ async def test_fetcher_outlives_a_leader_that_moves_while_it_is_asked_what_is_co
     # Two, or chance decides whether aiokafka looks at the result of the lookup that fails.
     partitions = {TopicPartition(config.topics.ticks, number) for number in range(2)}
     leaders = [1]
+    asked = Counter[TopicPartition]()
+
+    def leader_for_partition(partition: TopicPartition) -> int:
+        asked[partition] += 1  # once a round
+        return leaders[-1]
+
+    async def ten_rounds() -> None:
+        asked.clear()
+        await until(lambda: all(asked[each] >= 10 for each in partitions))
+
     client = SimpleNamespace(
         _loop=asyncio.get_running_loop(),
         _metadata_max_age_ms=30_000,
-        cluster=SimpleNamespace(leader_for_partition=lambda _: leaders[-1]),
+        cluster=SimpleNamespace(leader_for_partition=leader_for_partition),
     )
     consumer = make_consumer(config, client_id="test")
     consumer.subscribe([config.topics.ticks])
@@ -91,14 +103,14 @@ async def test_fetcher_outlives_a_leader_that_moves_while_it_is_asked_what_is_co
     )
     try:
         consumer._subscription.assign_from_subscribed(partitions)
-        await asyncio.sleep(10 * ROUND_S)
+        await ten_rounds()
         leaders.append(2)
-        await asyncio.sleep(10 * ROUND_S)
+        await ten_rounds()
         assignment = consumer._subscription.subscription.assignment
         for partition in assignment.requesting_committed():  # as the coordinator's answer is given
             nothing = OffsetAndMetadata(UNKNOWN_OFFSET, "")
             assignment.state_value(partition).update_committed(nothing)
-        await asyncio.sleep(10 * ROUND_S)
+        await ten_rounds()
         assert not fetcher.error_future.done()
     finally:
         await asyncio.gather(fetcher.close(), return_exceptions=True)
