@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections import deque
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
@@ -43,8 +44,7 @@ class ExpectedArrivals:
         self._offset_s: float | None = None
         self._random = random.Random(seed)  # noqa: S311 - draws futures, nothing secret
         self._futures: deque[list[float]] = deque(maxlen=_FUTURES)
-        self._latest_s: list[float] = []
-        self._scale = 1.0
+        self._latest_s: list[float] | None = None
 
     def note(self, arrived_s: float, deadline_s: float, seconds: float) -> None:
         """Learn from an arrival."""
@@ -75,6 +75,8 @@ class ExpectedArrivals:
         """Return how many coming slots can be on time if work on them may begin in `seconds`."""
         if not self._futures:
             return 0.0
+        if self._latest_s is None:  # asked far less often than changed while a backlog is read
+            self._latest_s = sorted(chain.from_iterable(self._futures))
         return (len(self._latest_s) - bisect_left(self._latest_s, seconds)) / len(self._futures)
 
     @property
@@ -103,4 +105,4 @@ class ExpectedArrivals:
             future.append(Known(at_s, at_s + offset_s, seconds))
         future.sort(key=lambda slot: slot.deadline_s)
         self._futures.append(latest_starts(future))
-        self._latest_s = sorted(moment for each in self._futures for moment in each)
+        self._latest_s = None

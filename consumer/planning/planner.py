@@ -299,14 +299,19 @@ class Planner(Generic[K, W]):
         """
         horizon_s = now_s + self.expected.offset_s
         near = [entry for entry in kept if entry.due_s <= horizon_s]
-        end_s = sum(entry.seconds for entry in near)
-        near.sort(key=lambda entry: -entry.seconds)
+        without_s = sum(entry.seconds for entry in near)
         value = self.expected.on_time_if_free_in
-        spared, best, without_s = 0, value(end_s), end_s
+        spared, best, most = 0, value(without_s), value(0.0)
+        if most - 1 <= best:  # most often: nothing that is expected loses a whole slot's worth
+            return set()
+        near.sort(key=lambda entry: -entry.seconds)
         for lost, entry in enumerate(near, 1):
+            if most - lost <= best:
+                break
             without_s -= entry.seconds
-            if value(without_s) - lost > best:
-                spared, best = lost, value(without_s) - lost
+            worth = value(without_s) - lost
+            if worth > best:
+                spared, best = lost, worth
         return {entry.key for entry in near[:spared]}
 
     def _at_best_rung(self, key: K, lowest_s: float, now_s: float, why: str) -> Start[K]:
