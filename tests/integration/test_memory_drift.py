@@ -45,12 +45,13 @@ def live_tensors() -> int:
 class _MallInfo(ctypes.Structure):
     """The `struct mallinfo2` of glibc 2.33 or newer."""
 
-    _fields_ = [
+    _fields_ = tuple(
         (name, ctypes.c_size_t)
         for name in (
-            "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-        ).split()
-    ]
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
 
 
 def allocated_bytes() -> int:
