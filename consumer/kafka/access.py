@@ -3,6 +3,7 @@ told by name, and neither as a topic that is not there nor as silence."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
+    NoBrokersAvailable,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
@@ -88,7 +90,7 @@ async def require_access(client: AIOKafkaClient, config: KafkaConfig, role: Role
 
     Raises:
         MissingRightError: names every right that is missing.
-        KafkaError: the brokers do not answer.
+        KafkaError: no broker answers.
     """
     denied, missing = await _check_topics(client, config, role)
     if role.serves:
@@ -133,8 +135,7 @@ async def _check_topics(
             if (name := names[key]) is not None:
                 right = Right(operation, "topic", name, f"kafka.topics.{key}")
                 wanted.setdefault(name, []).append(right)
-    node = client.get_random_node()  # may be one that is down; the caller tries again
-    answer = await client.send(node, _DescribeTopics(list(wanted)))
+    answer = await _ask_any(client, _DescribeTopics(list(wanted)))
     denied, missing = [], []
     for topic in answer.to_object()["topics"]:
         error, rights = for_code(topic["error_code"]), wanted[topic["topic"]]
@@ -146,6 +147,19 @@ async def _check_topics(
         else:
             denied += [right for right in rights if not allowed & _OPERATIONS[right.operation]]
     return denied, missing
+
+
+async def _ask_any(client: AIOKafkaClient, request: Request) -> Any:
+    """Ask the brokers by turns until one answers, since some may be down."""
+    nodes = [broker.nodeId for broker in client.cluster.brokers()]
+    random.shuffle(nodes)
+    failure: KafkaError = NoBrokersAvailable()
+    for node in nodes:
+        try:
+            return await client.send(node, request)
+        except KafkaError as error:
+            failure = error
+    raise failure
 
 
 @dataclass(frozen=True)
