@@ -28,7 +28,7 @@ def main() -> int:
     table = Table("what", "ours", "bare", "ratio", "from", "to", "bound", box=None)
     add_row(table, "ms a slot", scheduler, f"<= {HIGHEST_SCHEDULER_RATIO}")
     add_row(table, "outcomes/s", throughput, f">= {LOWEST_THROUGHPUT_RATIO}")
-    add_row(table, "  bare unbounded", unbounded, "")
+    add_row(table, "  all in one", unbounded, "")
     console = Console()
     console.print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
