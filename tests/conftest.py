@@ -35,10 +35,8 @@ MODEL_FOLDERS = tuple(
 )
 MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
 
-# The files that take longest come first, so that no process is left alone with one in the end; and
-# before them what measures memory, in a process that no other test has filled.
+# The files that take longest come first, so that no process is left alone with one in the end.
 LONGEST = (
-    "tests/integration/test_memory_drift.py",
     "tests/chaos/test_short_chaos.py",
     "tests/integration/test_worker_start.py",
     "tests/unit/training/test_weights.py",
@@ -51,6 +49,10 @@ LONGEST = (
     "tests/chaos/test_traps.py",
     "tests/unit/training/test_training.py",
     "tests/unit/vortex/models/kokoro/test_kokoro.py",
+    "tests/integration/test_limits.py",
+    "tests/integration/test_pipeline.py",
+    "tests/integration/test_command_line.py",
+    "tests/integration/test_calibrate_command.py",
     "tests/integration/test_backlog.py",
     "tests/integration/test_ladder.py",
 )

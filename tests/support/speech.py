@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from functools import cache
 from pathlib import Path
 
 from vortex.models.kokoro import Speech
@@ -20,18 +20,24 @@ EMOTIONS = ("neutral", "excited", "sad", "angry", "manic")
 
 
 def speeches(models: Path, count: int, max_duration_s: float = 6.0) -> list[Speech]:
-    """Speak `count` different pairs of script, voice and emotion."""
-    kokoro = KokoroSpeech(models / "mini" / "kokoro", default_voice="auto")
-    kinds = itertools.cycle(
-        (voice, emotion) for emotion in EMOTIONS for voice in kokoro.voices[:10]
+    """Speak `count` different pairs of script, voice and emotion; what was spoken is kept."""
+    return [_speech(models, number, max_duration_s) for number in range(count)]
+
+
+@cache
+def _speech(models: Path, number: int, max_duration_s: float) -> Speech:
+    kokoro = _kokoro(models)
+    kinds = [(voice, emotion) for emotion in EMOTIONS for voice in kokoro.voices[:10]]
+    voice, emotion = kinds[number % len(kinds)]
+    return kokoro.synthesize(
+        SCRIPTS[number % len(SCRIPTS)],
+        voice_id=voice,
+        emotion=emotion,
+        max_duration_s=max_duration_s,
+        token=CancellationToken(),
     )
-    return [
-        kokoro.synthesize(
-            SCRIPTS[number % len(SCRIPTS)],
-            voice_id=voice,
-            emotion=emotion,
-            max_duration_s=max_duration_s,
-            token=CancellationToken(),
-        )
-        for number, (voice, emotion) in zip(range(count), kinds, strict=False)
-    ]
+
+
+@cache
+def _kokoro(models: Path) -> KokoroSpeech:
+    return KokoroSpeech(models / "mini" / "kokoro", default_voice="auto")
