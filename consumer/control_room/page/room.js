@@ -149,7 +149,8 @@ function drawQueue(waiting) {
     pen.fillStyle = colours.line;
     pen.fillRect(x(1000 * at), 0, 1, below);
     pen.fillStyle = colours.faint;
-    pen.fillText(`${at} s`, x(1000 * at) + 3, height - 4);
+    const label = `${at} s`;
+    pen.fillText(label, Math.min(x(1000 * at) + 3, width - pen.measureText(label).width), height - 4);
   }
   const row = below / Math.max(12, waiting.length);
   waiting.forEach((slot, place) => {
