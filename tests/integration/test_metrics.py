@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import re
+import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import yaml
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,7 +31,9 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "metrics.md"
+CHART = ROOT / "deploy" / "chart" / "files"
 ROW = re.compile(r"^\| `(\w+)` \| `([\w.]+)` \| (\w+) \| (.*?) \| (.*?) \|$", re.M)
 ABSENT_HERE = {"hw_gpu", "hw_temperature", "vortex_engine_memory_limit"}
 
@@ -148,6 +155,77 @@ async def test_scraped_metrics_tell_what_the_worker_did_and_are_those_of_the_pag
         found = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert found == set(re.findall(r"`(\w+)`", labels)), name
         assert family.documentation == meaning, name
+
+
+@asynccontextmanager
+async def run_prometheus(
+    worker: str, address: str, directory: Path
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Have a Prometheus server scrape a worker and follow the chart's rules."""
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(CHART / "alerts.yaml")],
+        "scrape_configs": [{"job_name": "vortex", "static_configs": [{"targets": [worker]}]}],
+    }
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        "prometheus",
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address={address}",
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://{address}/api/v1", trust_env=False) as api:
+            yield api
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def ask(api: httpx.AsyncClient, path: str, **parameters: str) -> Any:
+    """Return what Prometheus answers, once it listens."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                answer = (await api.get(path, params=parameters)).json()
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+    assert answer["status"] == "success", answer
+    return answer["data"]
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
+async def test_prometheus_server_scrapes_a_worker_and_evaluates_rules_and_panels(
+    make_lane: MakeLane, unused_tcp_port_factory: Callable[[], int], tmp_path: Path
+) -> None:
+    lane = await make_lane()
+    worker, server = (f"127.0.0.1:{unused_tcp_port_factory()}" for _ in range(2))
+    dashboard = json.loads((CHART / "dashboard.json").read_text(encoding="utf-8"))
+    async with (
+        run_command(lane, VORTEX__HEALTH__ADDRESS=worker),
+        run_prometheus(worker, server, tmp_path) as api,
+    ):
+        await emit_one_of_each(lane)
+        async with asyncio.timeout(TIMEOUT_S):
+            query = "sum by (slot_outcome) (vortex_slot_outcomes_total)"
+            while len(found := (await ask(api, "query", query=query))["result"]) < 2:
+                await asyncio.sleep(0.2)
+            assert {each["value"][1] for each in found} == {"1"}
+            rules: list[Any] = []
+            while not rules or any(rule["health"] == "unknown" for rule in rules):
+                groups = (await ask(api, "rules"))["groups"]
+                rules = [rule for group in groups for rule in group["rules"]]
+                await asyncio.sleep(0.2)
+        assert {rule["health"] for rule in rules} == {"ok"}
+        (target,) = (await ask(api, "targets"))["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+        for expression in panels:
+            await ask(api, "query", query=expression.replace("$__rate_interval", "1m"))
+    assert len(panels) > 20
+    assert len(rules) > 5
 
 
 def pushing(
