@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import webvtt
 
-from vortex.models.kokoro.speech import TimedWord
+from vortex.models.kokoro.speech import TimedPhoneme, TimedWord
 
 LINE_CHARS = 37
 MAX_CUE_S = 6.0
@@ -46,8 +46,12 @@ def cues_of(words: Sequence[TimedWord], fps: int, frames: int) -> list[Cue]:
     return cues
 
 
-def as_webvtt(cues: Sequence[Cue], fps: int) -> str:
-    """Return a WebVTT document."""
+def as_webvtt(cues: Sequence[Cue], fps: int, phonemes: Sequence[TimedPhoneme] = ()) -> str:
+    """Return a WebVTT document.
+
+    Phonemes are listed in a comment at its end, which players skip: a line each with start and end
+    in milliseconds and the symbol.
+    """
     document = webvtt.WebVTT()
     for cue in cues:
         text = "\n".join(cue.lines)
@@ -56,7 +60,12 @@ def as_webvtt(cues: Sequence[Cue], fps: int) -> str:
         start, end = _timestamp(cue.start_frame, fps), _timestamp(cue.end_frame, fps)
         document.captions.append(webvtt.Caption(start, end, text))
     content: str = document.content
-    return content + "\n"
+    sounds = [
+        f"{round(each.start_s * 1000)} {round(each.end_s * 1000)} {each.symbol}\n"
+        for each in phonemes
+        if each.symbol.strip()
+    ]
+    return "".join([content, "\n", *(["NOTE phonemes\n", *sounds] if sounds else [])])
 
 
 def as_timed_text(cue: Cue) -> bytes:

@@ -24,7 +24,7 @@ from consumer.artifacts.errors import ArtifactError
 from consumer.artifacts.loudness import LoudnessTarget, levelled, measure_file
 from consumer.artifacts.media import EncodedMedia, Measured
 from consumer.artifacts.watermark import Watermark, luma_of
-from vortex.models.kokoro.speech import TimedWord
+from vortex.models.kokoro.speech import TimedPhoneme, TimedWord
 from vortex.utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class SlotEncoder:
         queue_batches: int = 4,
         loudness: LoudnessTarget | None = None,
         words: Callable[[], Sequence[TimedWord]] | None = None,
+        phonemes: Callable[[], Sequence[TimedPhoneme]] = tuple,
         fragmented: bool = False,
         watermark_id: str | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class SlotEncoder:
             queue_batches: batches that may wait before `write` blocks.
             loudness: what the sound is brought to; None leaves it alone.
             words: asked for the words of the waveform when it begins; None makes no captions.
+            phonemes: asked for its phonemes then, for a comment in the captions.
             fragmented: write fragments of a GOP each instead of one index before the data; what is
                 there of the file can be played while it grows.
             watermark_id: eight hexadecimal digits to hide in the picture; None leaves it alone.
@@ -96,6 +98,7 @@ class SlotEncoder:
         self._queue_batches = queue_batches
         self._loudness = loudness
         self._words = words
+        self._phonemes = phonemes
         self._fragmented = fragmented
         self._watermark_id = watermark_id
         self._attempt: _Attempt | None = None
@@ -127,6 +130,7 @@ class SlotEncoder:
             queue_batches=self._queue_batches,
             loudness=self._loudness,
             words=None if self._words is None else self._words(),
+            phonemes=self._phonemes(),
             muxing=_FRAGMENTED if self._fragmented else _INDEX_FIRST,
             watermark_id=self._watermark_id,
         )
@@ -175,6 +179,7 @@ class _Attempt:
         queue_batches: int,
         loudness: LoudnessTarget | None,
         words: Sequence[TimedWord] | None,
+        phonemes: Sequence[TimedPhoneme],
         muxing: Mapping[str, str],
         watermark_id: str | None,
     ) -> None:
@@ -187,6 +192,7 @@ class _Attempt:
         self._audio_bitrate_bps = audio_bitrate_bps
         self._target = loudness
         self._words = words
+        self._phonemes = phonemes
         self._muxing = muxing
         self._watermark_id = watermark_id
         self._watermark: Watermark | None = None
@@ -298,7 +304,7 @@ class _Attempt:
             return []
         frames = round(len(self._waveform) / self._sample_rate_hz * self._fps)
         cues = cues_of(self._words, self._fps, frames)
-        self._captions = as_webvtt(cues, self._fps)
+        self._captions = as_webvtt(cues, self._fps, self._phonemes)
         return cues
 
     def _caption(self, stream: SubtitleStream, cue: Cue) -> av.Packet[Stream]:

@@ -275,6 +275,7 @@ class SlotMaker:
             fragmented=settings.fragmented,
             watermark_id=watermark_id_of(*request.key) if settings.watermark else None,
             words=(lambda: slot.speech.words if slot.speech else ()) if settings.captions else None,
+            phonemes=lambda: slot.speech.phonemes if slot.speech else (),
         )
 
     async def _keep(

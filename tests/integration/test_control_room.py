@@ -44,6 +44,11 @@ Good evening.
 00:00:00.500 --> 00:00:01.000
 Here is
 the &lt;<i>news</i>&gt;.
+
+NOTE phonemes
+100 300 k
+300 480 ʊ
+520 700 h
 """
 
 
@@ -164,6 +169,9 @@ async def test_captions_go_along_with_the_video_and_a_broadcaster_sees_what_he_a
         await expect(lines.first).to_have_attribute("aria-current", "false")
         moment = await page.evaluate("document.querySelector('video').currentTime")
         assert moment == pytest.approx(0.5, abs=0.05)
+        await page.evaluate("document.querySelector('video').currentTime = 0.4")
+        await expect(page.locator(".phonemes b")).to_have_text("ʊ")
+        await expect(page.locator(".phonemes span")).to_have_text(["k", "h"])
 
 
 async def test_slot_that_was_given_up_shows_what_was_ahead_of_it(

@@ -250,7 +250,7 @@ function showDetail() {
     video.src = `/video/${slot.id}`;
     video.setAttribute("aria-label", `Video of ${nameOf(slot)}`);
     body.append(video);
-    if (slot.artifact.captions_uri) body.append(captions(slot, video));
+    if (slot.artifact.captions_uri) body.append(captions(slot, video), phonemes(slot, video));
   }
   if (slot.detail) body.append(element("p", `${slot.cancelled ? "cancelled" : slot.reason}: ${slot.detail}`, slot.state));
   if (slot.reason === "predicted" && !slot.cancelled) body.append(plan(slot));
@@ -323,6 +323,31 @@ function captions(slot, video) {
   });
   video.append(track);
   return list;
+}
+
+// The sounds of the second around the frame that is seen, the one that is heard marked. The captions
+// hold them in a comment: "start end symbol" a line, in milliseconds.
+function phonemes(slot, video) {
+  const line = element("p", undefined, "phonemes");
+  line.setAttribute("aria-hidden", "true"); // read aloud, single sounds only disturb the captions
+  let sounds = [];
+  const show = () => {
+    const at = 1000 * video.currentTime;
+    const near = sounds.filter(({ start, end }) => end > at - 500 && start < at + 500);
+    line.replaceChildren(...near.map(({ start, end, symbol }) => element(start <= at && at < end ? "b" : "span", symbol)));
+  };
+  const follow = () => {
+    show();
+    if (!video.paused && line.isConnected) requestAnimationFrame(follow);
+  };
+  video.addEventListener("play", follow);
+  for (const moved of ["timeupdate", "seeked"]) video.addEventListener(moved, show);
+  fetch(`/captions/${slot.id}`).then((answer) => (answer.ok ? answer.text() : "")).then((text) => {
+    const [, comment = ""] = text.split("NOTE phonemes\n");
+    sounds = [...comment.matchAll(/^(\d+) (\d+) (\S+)$/gm)].map(([, start, end, symbol]) => ({ start: Number(start), end: Number(end), symbol }));
+    show();
+  });
+  return line;
 }
 
 // Why a slot was given up: what its worker had to do before it, at that moment.

@@ -17,7 +17,7 @@ from consumer.artifacts.store import ArtifactStore
 from tests.support.speech import speeches
 from vortex.models.kokoro import Speech
 from vortex.models.kokoro.limits import can_be_spoken
-from vortex.models.kokoro.speech import TimedWord
+from vortex.models.kokoro.speech import TimedPhoneme, TimedWord
 
 FPS = 12
 RATE_HZ = 24_000
@@ -77,6 +77,15 @@ def test_cue_is_seen_from_the_frame_of_its_first_word_to_that_of_its_last() -> N
     (cue,) = cues_of([TimedWord("Good", 0.30, 0.5), TimedWord("evening.", 0.5, 1.02)], FPS, 24)
     assert (cue.start_frame, cue.end_frame) == (3, 13)
     assert "00:00:00.250 --> 00:00:01.083" in as_webvtt([cue], FPS)
+
+
+def test_phonemes_stand_in_a_comment_that_players_skip() -> None:
+    (cue,) = cues_of([TimedWord("Go.", 0.3, 0.6)], FPS, 12)
+    sounds = [TimedPhoneme("k", 0.3, 0.4), TimedPhoneme(" ", 0.4, 0.41), TimedPhoneme("O", 0.41, 1)]
+    document = as_webvtt([cue], FPS, sounds)
+    assert document.endswith("Go.\n\nNOTE phonemes\n300 400 k\n410 1000 O\n")
+    assert document.startswith(as_webvtt([cue], FPS))
+    assert [caption.text for caption in webvtt.from_string(document).captions] == ["Go."]
 
 
 def test_markup_in_a_script_is_text(tmp_path: Path) -> None:
