@@ -82,6 +82,23 @@ def _read_manifest(path: Path, found: Inspection, authorities: Path | None) -> N
     except c2pa.C2paError as error:
         found.problems.append(_unreadable(error, found.manifest_sha256))
         return
+    statuses = store.get("validation_status") or []
+    found.trusted = store.get("validation_state") == "Trusted"
+    for status in statuses:
+        if status["code"] != _UNTRUSTED:
+            found.problems.append(_in_words(status["code"], status.get("url", "")))
+    try:
+        _read_claim(store, found)
+    except (LookupError, TypeError, AttributeError):  # names and kinds can be altered, too
+        found.problems.append("the manifest was altered: parts that it needs are not there")
+        return
+    if found.claim is None:
+        found.problems.append(f"the manifest says nothing of a slot: it has no {SLOT_ASSERTION}")
+    if authorities is not None and not found.trusted and not found.problems:
+        found.problems.append(f"the signer is not trusted: {found.signer}")
+
+
+def _read_claim(store: dict[str, Any], found: Inspection) -> None:
     manifest = store["manifests"][store["active_manifest"]]
     generator = manifest["claim_generator_info"][0]
     found.generator = f"{generator['name']} {generator.get('version', '')}".strip()
@@ -89,16 +106,7 @@ def _read_manifest(path: Path, found: Inspection, authorities: Path | None) -> N
     found.signer = f"{signature.get('issuer')}, {signature.get('common_name')}"
     for assertion in manifest["assertions"]:
         if assertion["label"] == SLOT_ASSERTION:
-            found.claim = assertion["data"]
-    if found.claim is None:
-        found.problems.append(f"the manifest says nothing of a slot: it has no {SLOT_ASSERTION}")
-    statuses = store.get("validation_status") or []
-    found.trusted = store.get("validation_state") == "Trusted"
-    for status in statuses:
-        if status["code"] != _UNTRUSTED:
-            found.problems.append(_in_words(status["code"], status.get("url", "")))
-    if authorities is not None and not found.trusted and not found.problems:
-        found.problems.append(f"the signer is not trusted: {found.signer}")
+            found.claim = dict(assertion["data"])
 
 
 def _watermark_id(path: Path) -> str | None:
@@ -141,8 +149,8 @@ def _compare(path: Path, found: Inspection, outcome: SlotComplete) -> None:
         source = outcome.source.model_dump()
         if found.claim.get("tick") != source:
             found.problems.append(
-                f"the manifest is that of another slot: of the tick {_place(found.claim['tick'])},"
-                f" not {_place(source)}"
+                f"the manifest is that of another slot: of the tick {_place(found.claim)},"
+                f" not {_place({'tick': source})}"
             )
         if found.claim.get("recipe_sha256") != provenance.recipe_sha256:
             found.problems.append("the manifest is that of another recipe than the outcome's")
@@ -161,8 +169,11 @@ def _compare(path: Path, found: Inspection, outcome: SlotComplete) -> None:
         found.problems.append("the file is not the one of the outcome: its checksum differs")
 
 
-def _place(tick: dict[str, Any]) -> str:
-    return f"{tick['topic']}/{tick['partition']}@{tick['offset']}"
+def _place(claim: dict[str, Any]) -> str:
+    match claim:
+        case {"tick": {"topic": topic, "partition": partition, "offset": offset}}:
+            return f"{topic}/{partition}@{offset}"
+    return "that it does not name"
 
 
 def _manifest_sha256(content: bytes) -> str | None:

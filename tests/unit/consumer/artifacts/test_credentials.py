@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -83,8 +84,8 @@ def problems(path: Path, content: bytes, outcome: SlotComplete | None = None) ->
     return "\n".join(inspect_file(path, outcome=outcome).problems)
 
 
-def flipped(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 0x01]) + content[at + 1 :]
+def flipped(content: bytes, at: int, mask: int = 0x01) -> bytes:
+    return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
 
 
 def check_slots(tmp_path: Path, signer: ManifestSigner, count: int) -> None:
@@ -101,8 +102,9 @@ def check_slots(tmp_path: Path, signer: ManifestSigner, count: int) -> None:
                 at = chosen.randrange(start + 8, end)
                 assert ALTERED in problems(broken, flipped(whole, at)), (kind, at)
             if kind == "uuid":
-                at = chosen.randrange(start + 60, end)
-                assert problems(broken, flipped(whole, at), outcome), at
+                for _ in range(5):
+                    at, mask = chosen.randrange(start, end), chosen.randrange(1, 256)
+                    assert problems(broken, flipped(whole, at, mask), outcome), (at, mask)
         pieces, foreign = parts(whole), parts(other)
         stripped = b"".join(part for kind, part in pieces.items() if kind != "uuid")
         assert "no content credentials" in problems(broken, stripped)
@@ -122,6 +124,20 @@ def check_slots(tmp_path: Path, signer: ManifestSigner, count: int) -> None:
 
 def test_every_alteration_is_found_and_named(tmp_path: Path, signer: ManifestSigner) -> None:
     check_slots(tmp_path, signer, count=3)
+
+
+def test_altered_names_within_the_manifest_are_told_and_do_not_stop_the_inspection(
+    tmp_path: Path, signer: ManifestSigner
+) -> None:
+    signed = signed_slot(tmp_path, 5, signer)
+    whole, broken = signed.media.path.read_bytes(), tmp_path / "broken.mp4"
+    for name in (b"urn:c2pa:", b"claim_generator", b"org.vortex-slots.slot"):
+        places = [found.start() for found in re.finditer(re.escape(name), whole)]
+        assert places, name
+        for at in places:
+            for offset in (1, len(name) - 2, len(name) + 5):
+                told = problems(broken, flipped(whole, at + offset), outcome_of(signed, 5))
+                assert ALTERED in told, (name, at, offset)
 
 
 @pytest.mark.slow
