@@ -33,13 +33,15 @@ class LoudnessTarget:
 
 def measure(waveform: np.ndarray, sample_rate_hz: int) -> Measured:
     """Measure float samples `[n]`, mono."""
-    found: dict[str, str] = {}
-    # The filter says nothing about what follows the last whole tenth of a second.
-    padded = np.pad(waveform, (0, -len(waveform) % (sample_rate_hz // 10)))
-    for frame in _filtered(padded, sample_rate_hz, ("ebur128", _MEASURING)):
-        found = dict(frame.metadata) or found
-    lufs = float(found.get("lavfi.r128.I", -math.inf))
-    peak = float(found.get("lavfi.r128.true_peak", 0.0))
+    hop = sample_rate_hz // 10
+    # The filter says nothing about what follows the last whole tenth of a second. A peak there
+    # counts; for the loudness, BS.1770 leaves out a block that is not whole.
+    padded = np.pad(waveform, (0, -len(waveform) % hop))
+    lufs, peak = -math.inf, 0.0
+    for number, frame in enumerate(_filtered(padded, sample_rate_hz, ("ebur128", _MEASURING)), 1):
+        peak = float(frame.metadata.get("lavfi.r128.true_peak", peak))
+        if number <= len(waveform) // hop:
+            lufs = float(frame.metadata.get("lavfi.r128.I", lufs))
     return Measured(
         integrated_lufs=lufs if lufs > FLOOR_LUFS else None,
         true_peak_dbtp=round(_db(peak), 2) if peak > 0 else None,
