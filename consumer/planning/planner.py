@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Generic
@@ -26,9 +26,14 @@ MOST_RESERVE_SHARE = 25 / 45
 MOST_EXPECTED_LOST = 0.02
 # So many slots are given up in one plan, since somebody waits for it; the next one goes on.
 MOST_GIVEN_UP = 100
+# A slot may go before those due earlier if these still end so many standard deviations before
+# they are due, or no closer to it than in their own order.
+SAFE_DEVIATIONS = 2.0
 # So many slots are planned afresh at every decision; more, in turns.
 _FEW = 48
 _NEAR = 96
+_DUE_FIRST = "due first of the slots that are kept"
+_NO_RISK = "the shortest that is no risk to the slots due before it"
 
 
 class Planner(Generic[K, W]):
@@ -36,11 +41,13 @@ class Planner(Generic[K, W]):
 
     The plan is the largest set of waiting slots that all end in time (`Schedule`), less those
     whose time is worth more to slots that are expected to arrive (`ExpectedArrivals`). Of these
-    the one due first is started. Where load is high, each slot's due time lies before its deadline
-    by a margin that grows with the work before it; at low load margins lose slots.
+    the shortest is started that is no risk to those due before it. Where load is high, each slot's
+    due time lies before its deadline by a margin that grows with the work before it; at low load
+    margins lose slots.
 
-    With a ladder of rungs, slots are planned at the lowest. A higher one is taken only if every
-    slot that is kept still has a reserve then, and none that is expected loses its chance.
+    With a ladder of rungs, slots are planned at the lowest, and started in the order of due times.
+    A higher rung is taken only if every slot that is kept still has a reserve then, and none that
+    is expected loses its chance.
     """
 
     def __init__(
@@ -157,7 +164,9 @@ class Planner(Generic[K, W]):
         return self._schedule.work_s()
 
     def start_s(self, key: K, free_s: float) -> float | None:
-        """Return when a slot should start, as planned now; None if the plan has no room for it.
+        """Return when a slot should start; None if the plan has no room for it.
+
+        As planned now, and if those due before it go first: a short one may go earlier.
 
         Args:
             key: of a slot that waits.
@@ -266,25 +275,49 @@ class Planner(Generic[K, W]):
     def _start(self, now_s: float) -> Start[K] | None:
         kept = list(islice(self._schedule.kept(), _NEAR))
         spared = self._spared_for_expected(kept, now_s)
-        fitting: list[tuple[float, K]] = []
-        for entry in kept:
-            seconds = self._fits(entry.key, now_s)
-            if seconds is None:
-                continue
-            if entry.key not in spared:
-                why = "due first of the slots that are kept"
-                return self._at_best_rung(entry.key, seconds, now_s, why)
-            fitting.append((seconds, entry.key))
+        first = self._shortest_without_risk([one for one in kept if one.key not in spared], now_s)
+        if first is not None:
+            return first
+        fitting = self._fitting((entry.key for entry in kept if entry.key in spared), now_s)
         if not fitting:  # those that are left out only for a margin
-            fitting += (
-                (seconds, key)
-                for key in islice(self._waiting, _NEAR)
-                if (seconds := self._fits(key, now_s)) is not None
-            )
+            fitting = self._fitting(islice(self._waiting, _NEAR), now_s)
         if not fitting:
             return None
         seconds, key = min(fitting, key=itemgetter(0))
         return self._at_best_rung(key, seconds, now_s, "the shortest that still fits")
+
+    def _shortest_without_risk(self, kept: Sequence[Entry[K]], now_s: float) -> Start[K] | None:
+        """Start the shortest slot that is no risk to those due earlier if it goes before them.
+
+        A slot that arrives meanwhile can only take the place of one that still waits. That should
+        be a long one: it leaves most time, and the short ones are made by then. A slot that is due
+        later than one that arrives now can wait for it. With a ladder, lower rungs make room for
+        both, and slots go in turn.
+        """
+        horizon_s = -math.inf if len(self._ladder) > 1 else now_s + self.expected.offset_s
+        deviations = SAFE_DEVIATIONS * self._spread()
+        first: tuple[float, K, str] | None = None
+        work_s, squares, reserve_s = 0.0, 0.0, math.inf  # of the slots due earlier
+        for entry in kept:
+            if first is not None and entry.due_s > horizon_s:
+                break
+            seconds = entry.seconds
+            work_s += seconds
+            squares += seconds * seconds
+            in_turn_s = min(reserve_s, entry.due_s - now_s - work_s)
+            if first is None or (
+                seconds < first[0]
+                and reserve_s - seconds >= min(in_turn_s, deviations * math.sqrt(squares))
+            ):
+                fits_s = self._fits(entry.key, now_s)
+                if fits_s is not None:
+                    first = fits_s, entry.key, _DUE_FIRST if first is None else _NO_RISK
+            reserve_s = in_turn_s
+        return first and self._at_best_rung(first[1], first[0], now_s, first[2])
+
+    def _fitting(self, keys: Iterable[K], now_s: float) -> list[tuple[float, K]]:
+        fits = ((self._fits(key, now_s), key) for key in keys)
+        return [(seconds, key) for seconds, key in fits if seconds is not None]
 
     def _fits(self, key: K, now_s: float) -> float | None:
         """Return a slot's seconds, as predicted now, if it can be on time; else None."""

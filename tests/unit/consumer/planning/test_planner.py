@@ -33,7 +33,7 @@ def given_up(plan: Plan[str]) -> list[str]:
     return [each.key for each in plan.give_up]
 
 
-def test_slot_that_is_due_first_is_started() -> None:
+def test_slot_that_is_due_first_of_equally_long_ones_is_started() -> None:
     plans = planner()
     arrive(plans, late=(5.0, 40.0), early=(5.0, 20.0))
     assert started(plans.plan(0.0)) == "early"
@@ -129,6 +129,57 @@ def test_lowest_rung_is_taken_if_an_expected_slot_would_lose_its_chance(
     start = plans.plan(now_s).start
     assert start is not None
     assert start.rung is rung
+
+
+def first_at_low_load(*ladder: Rung, **slots: tuple[float, float]) -> Plan[str]:
+    """Plan slots of which others are expected too, due after 45 s, but seldom."""
+    plans = planner(*ladder)
+    now_s = after_arrivals(plans, gap_s=60.0, seconds=12.0)
+    for key, (seconds, left_s) in slots.items():
+        plans.arrive(Waiting(key, seconds, now_s, now_s + left_s), now_s)
+    return plans.plan(now_s)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "first", "why"),
+    [
+        (24.0, "short", "the shortest that is no risk to the slots due before it"),
+        (22.0, "long", "due first of the slots that are kept"),  # 2 s left, and 1.6 s deviation
+    ],
+)
+def test_short_slot_goes_before_a_long_one_only_if_that_is_no_risk_to_it(
+    left_s: float, first: str, why: str
+) -> None:
+    start = first_at_low_load(long=(15.0, left_s), short=(5.0, 40.0)).start
+    assert start is not None
+    assert (start.key, start.why) == (first, why)
+
+
+def test_shortest_of_slots_due_together_goes_first_even_if_time_is_tight() -> None:
+    burst = {"a": (16.0, 44.0), "b": (15.0, 44.0), "c": (12.0, 44.0)}  # 1 s left in any order
+    assert started(first_at_low_load(**burst)) == "c"
+
+
+def test_slot_that_is_due_after_those_that_arrive_now_does_not_go_first() -> None:
+    assert started(first_at_low_load(long=(15.0, 40.0), short=(5.0, 100.0))) == "long"
+
+
+def test_slots_go_in_turn_with_a_ladder() -> None:
+    assert started(first_at_low_load(FULL, HALF, long=(15.0, 40.0), short=(5.0, 41.0))) == "long"
+
+
+def test_slots_that_arrive_push_out_a_long_one_and_no_short_one() -> None:
+    plans = planner()
+    now_s = after_arrivals(plans, gap_s=60.0, seconds=12.0)
+    slots = {"long": (20.0, 40.0, 0.0), "short": (8.0, 41.0, 0.0)}
+    slots |= {"x": (14.0, 44.0, 8.0), "y": (14.0, 45.0, 8.0)}
+    made = []
+    for moment_s in (0.0, 8.0, 22.0):
+        for key, (seconds, due_s, arrived_s) in slots.items():
+            if arrived_s == moment_s:
+                plans.arrive(Waiting(key, seconds, now_s + arrived_s, now_s + due_s), now_s)
+        made.append(started(plans.plan(now_s + moment_s)))
+    assert made == ["short", "x", "y"]
 
 
 def test_slot_that_only_a_margin_leaves_out_is_started_if_no_other_fits() -> None:
