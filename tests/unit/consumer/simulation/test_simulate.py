@@ -14,8 +14,7 @@ from vortex.rung import FULL
 def test_worker_makes_about_what_can_be_made_under_overload() -> None:
     run = Simulated.of(Traffic(1.6, slots=120).trace(seed=1), (FULL,))
     assert run.slots == 120
-    assert run.on_time < 90
-    assert run.on_time <= run.possible_predicted + 3
+    assert 0.95 * run.possible_predicted <= run.on_time <= run.possible_predicted + 3 < run.slots
     assert sum(on_time for _, on_time in run.is_on_time()) == run.on_time
 
 
