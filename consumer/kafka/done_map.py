@@ -1,8 +1,8 @@
 """The finished ticks above the committed offset, as text for the offset's metadata.
 
-Slots finish in the order of their deadlines, not of their offsets. What is finished above the
-lowest unfinished offset is kept with the committed offset, so that whoever owns the partition
-next does not make it again.
+Slots finish in the order that the planner chooses, not in that of their offsets. What is finished
+above the lowest unfinished offset is kept with the committed offset, so that whoever owns
+the partition next does not make it again.
 """
 
 from __future__ import annotations
