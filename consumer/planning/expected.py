@@ -12,7 +12,6 @@ import random
 from bisect import bisect_left
 from collections import deque
 from itertools import chain
-from statistics import fmean
 from typing import NamedTuple
 
 from consumer.planning.optimum import Known, latest_starts
@@ -39,9 +38,9 @@ class ExpectedArrivals:
         self._recent: deque[_Arrival] = deque(maxlen=_REMEMBERED)
         self._span_s = 0.0
         self._work_s = 0.0
+        self._offsets_s = 0.0
         self._last_s: float | None = None
         self._count = 0
-        self._offset_s: float | None = None
         self._random = random.Random(seed)  # noqa: S311 - draws futures, nothing secret
         self._futures: deque[list[float]] = deque(maxlen=_FUTURES)
         self._latest_s: list[float] | None = None
@@ -54,10 +53,11 @@ class ExpectedArrivals:
         if len(self._recent) == _REMEMBERED:
             self._span_s -= self._recent[0].gap_s
             self._work_s -= self._recent[0].seconds
+            self._offsets_s -= self._recent[0].offset_s
         self._span_s += gap_s
         self._work_s += seconds
+        self._offsets_s += deadline_s - arrived_s
         self._recent.append(_Arrival(gap_s, deadline_s - arrived_s, seconds))
-        self._offset_s = None
         self._count += 1
         if self._count >= _FEWEST and (
             self._count % _ARRIVALS_A_FUTURE == 0 or len(self._futures) < _FUTURES // 4
@@ -87,9 +87,7 @@ class ExpectedArrivals:
     @property
     def offset_s(self) -> float:
         """The usual time from arrival to deadline."""
-        if self._offset_s is None:  # asked at every decision, and changed by arrivals alone
-            self._offset_s = fmean(one.offset_s for one in self._recent) if self._recent else 0.0
-        return self._offset_s
+        return self._offsets_s / len(self._recent) if self._recent else 0.0
 
     def _draw(self) -> None:
         """Draw one more future; the oldest is forgotten when there are enough."""

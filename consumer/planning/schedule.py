@@ -4,7 +4,7 @@ All slots are available at one moment `free`, one is made at a time. The algorit
 Hodgson (1968) then keeps as many as possible: go through them by due time, and whenever one would
 be late, leave out the longest so far. It also leaves the least work of all sets of that size.
 
-The slots lie in buckets of about a hundred, each with its sum of work, its greatest lateness and
+The slots lie in buckets of up to a hundred, each with its sum of work, its greatest lateness and
 its longest slot. So adding or removing one touches one bucket, and finding the first late slot
 touches one number a bucket: about the square root of the number of slots.
 """
@@ -20,7 +20,7 @@ from typing import Generic
 
 from consumer.planning.plan import K
 
-_BUCKET = 64
+_BUCKET = 48
 # So many of the slots that were left out are tried again at once.
 _TRIES = 4
 _order = attrgetter("order")
@@ -156,13 +156,25 @@ class Schedule(Generic[K]):
             heapq.heappush(self._left_out, item)
 
     def _try_to_keep(self, entry: Entry[K], free_s: float) -> bool:
-        bucket = self._bucket_of(entry)
+        at = bisect_left(self._ends, entry.order)
+        if self._is_late_after(at, entry.seconds, free_s):  # most often, and without a refresh
+            return False
+        bucket = self._buckets[at]
         entry.kept = True
         bucket.refresh()
         if self.reserve_s(free_s) >= 0:
             return True
         entry.kept = False
         bucket.refresh()
+        return False
+
+    def _is_late_after(self, at: int, seconds: float, free_s: float) -> bool:
+        """Return whether a slot behind a bucket would be late with so much more work before it."""
+        free_s += seconds + sum(bucket.work_s for bucket in self._buckets[: at + 1])
+        for bucket in self._buckets[at + 1 :]:
+            if free_s + bucket.latest_s > 0:
+                return True
+            free_s += bucket.work_s
         return False
 
     def take_left_out(self, most: int) -> list[K]:
