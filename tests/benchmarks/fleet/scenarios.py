@@ -1,4 +1,4 @@
-"""What is measured: fleets of three sizes, at the loads of issue 15."""
+"""What is measured: fleets of three sizes, at loads up to more than they can serve."""
 
 from __future__ import annotations
 
