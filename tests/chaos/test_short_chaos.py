@@ -1,4 +1,4 @@
-"""A minute of chaos. `make chaos` goes on for longer, with other seeds."""
+"""Two minutes of chaos. `make chaos` goes on for longer, with other seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.chaos.run import run_chaos
 pytestmark = pytest.mark.kafka
 
 SEED = 1
-MINUTES = 1.0
+MINUTES = 2.0
 
 
 @pytest.mark.timeout(600)
