@@ -64,7 +64,9 @@ def _report(shares: Shares, cost_us: Mapping[int, float], seeds: int) -> Iterato
         row = (shares[policy, traffic].of_predicted for traffic in BACKLOGS.values())
         yield _row(f"{label}, of the optimum", (f"{share:.3f}" for share in row))
     yield from _heading("Cost of a decision", "slots waiting", (f"{count:,}" for count in cost_us))
-    yield _row("CPU microseconds, mean, least of 5 runs", (f"{one:.0f}" for one in cost_us.values()))
+    yield _row(
+        "CPU microseconds, mean, least of 5 runs", (f"{one:.0f}" for one in cost_us.values())
+    )
 
 
 def _scenario(name: str, scenario: Traffic, shares: Shares) -> Iterator[str]:
