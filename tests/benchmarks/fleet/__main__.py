@@ -1,7 +1,7 @@
 """How many slots a fleet has on time: bound to its partitions, and handing slots over.
 
 `make bench-fleet`, with production code on a virtual clock. Writes the tables of docs/handover.md,
-and fails if a figure is out of its bound. It takes about 20 minutes on two cores; with
+and fails if a figure is out of its bound. It takes about half an hour on two cores; with
 `--keep FILE` it goes on where it was interrupted.
 """
 
