@@ -307,11 +307,11 @@ class TickReader:
             self._cursors[partition] = _Cursor(owner.position, owner.position)
 
     async def _client_position(self, partition: TopicPartition) -> int | None:
-        """Return the client's position, None if it has none yet; never waits."""
+        """Return the client's position, None if it has none yet, or no more; never waits."""
         try:
             async with asyncio.timeout(0):
                 return int(await self._consumer.position(partition))
-        except TimeoutError:
+        except (TimeoutError, IllegalStateError):  # not yet sought, or taken away by a rebalance
             return None
 
     # --- what cannot be read ----------------------------------------------------------------

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord
 
 from consumer.config import KafkaConfig
@@ -94,6 +95,8 @@ class Consumer:
         self._positions[partition] = offset
 
     async def position(self, partition: TopicPartition) -> int:
+        if partition not in self._assigned:
+            raise IllegalStateError(f"Partition {partition} is not assigned")
         return self._positions[partition]
 
     def last_poll_timestamp(self, partition: TopicPartition) -> int:

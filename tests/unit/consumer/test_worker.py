@@ -172,6 +172,27 @@ async def test_work_on_a_partition_that_went_to_another_worker_is_dropped(
     assert cluster.committed(0) is None
 
 
+async def test_partition_that_is_taken_away_during_a_poll_is_no_error(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetch, moved = cluster.consumer.getmany, []
+
+    async def fetch_in_a_rebalance(*partitions: TopicPartition, **options: int) -> Any:
+        fetched = await fetch(*partitions, **options)
+        if fetched and not moved:
+            moved.append(fetched)
+            cluster.consumer.rebalance(1)
+        return fetched
+
+    monkeypatch.setattr(cluster.consumer, "getmany", fetch_in_a_rebalance)
+    cluster.emit(range(3), partition=0)
+    cluster.emit([7], partition=1)
+    async with cluster.worker(ScriptedEngine(), 0):
+        await until(lambda: cluster.answered() == [7], TIMEOUT_S)
+    assert moved
+    assert [each.getMessage() for each in caplog.records if each.levelname != "INFO"] == []
+
+
 async def test_nothing_is_accepted_between_revocation_and_assignment(cluster: Cluster) -> None:
     async with cluster.worker(ScriptedEngine(), 0) as worker:
         assigned = cluster.consumer.assignment()
