@@ -89,7 +89,7 @@ def _read_manifest(path: Path, found: Inspection, authorities: Path | None) -> N
             found.problems.append(_in_words(status["code"], status.get("url", "")))
     try:
         _read_claim(store, found)
-    except (LookupError, TypeError, AttributeError):  # names and kinds can be altered, too
+    except (LookupError, TypeError, ValueError, AttributeError):  # names and kinds, too
         found.problems.append("the manifest was altered: parts that it needs are not there")
         return
     if found.claim is None:

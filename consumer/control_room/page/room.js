@@ -346,7 +346,7 @@ function phonemes(slot, video) {
     const [, comment = ""] = text.split("NOTE phonemes\n");
     sounds = [...comment.matchAll(/^(\d+) (\d+) (\S+)$/gm)].map(([, start, end, symbol]) => ({ start: Number(start), end: Number(end), symbol }));
     show();
-  });
+  }).catch(() => {}); // the connection is lost; the captions say nothing then either
   return line;
 }
 

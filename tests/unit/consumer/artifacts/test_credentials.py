@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -16,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from consumer.artifacts.credentials import CredentialsError, ManifestSigner, Signed
+from consumer.artifacts.credentials import SLOT_ASSERTION, CredentialsError, ManifestSigner, Signed
 from consumer.artifacts.inspection import inspect_file
 from consumer.artifacts.self_made import self_made_chain
 from schemas import SlotComplete
@@ -138,6 +140,23 @@ def test_altered_names_within_the_manifest_are_told_and_do_not_stop_the_inspecti
             for offset in (1, len(name) - 2, len(name) + 5):
                 told = problems(broken, flipped(whole, at + offset), outcome_of(signed, 5))
                 assert ALTERED in told, (name, at, offset)
+
+
+@pytest.mark.parametrize("told", ["a slot", [1, 2], ["tick"]])
+def test_claim_of_another_kind_is_told_and_does_not_stop_the_inspection(
+    tmp_path: Path, signer: ManifestSigner, monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    def read(text: str) -> Any:
+        store = json.loads(text)
+        for assertion in store["manifests"][store["active_manifest"]]["assertions"]:
+            if assertion["label"] == SLOT_ASSERTION:
+                assertion["data"] = told
+        return store
+
+    signed = signed_slot(tmp_path, 5, signer)
+    monkeypatch.setattr("consumer.artifacts.inspection.json", SimpleNamespace(loads=read))
+    found = inspect_file(signed.media.path, outcome=outcome_of(signed, 5))
+    assert "the manifest was altered: parts that it needs are not there" in found.problems
 
 
 @pytest.mark.slow
