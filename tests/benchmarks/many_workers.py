@@ -30,7 +30,7 @@ from consumer.kafka.topics import create_topics
 from consumer.worker import Worker
 from schemas import SlotComplete, SlotTick, outcome_json
 from schemas.examples import example_events
-from tests.benchmarks.outcomes_per_second import made
+from tests.benchmarks.outcomes_per_second import BARE_TRANSACTION, made
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import Lane, tick
 
@@ -194,7 +194,7 @@ async def _bare_loop(
     example = example_events()["slot-complete"]
     assert isinstance(example, SlotComplete)
     while True:
-        fetched = await consumer.getmany(timeout_ms=200, max_records=config.queue_limit)
+        fetched = await consumer.getmany(timeout_ms=200, max_records=BARE_TRANSACTION)
         for at, records in fetched.items():
             producer = producers[at]
             async with producer.transaction():
