@@ -70,6 +70,12 @@ def measure(bootstrap_servers: str, broker: psutil.Process, kind: str, count: in
             stack.enter_context(_process(lane.config, kind, number, PARTITIONS // count))
             for number in range(count)
         ]
+        # With fewer in the group, some already have their share, and lose it again.
+        asyncio.run(_until_joined(lane.config, count))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"all have joined\n")
+            process.stdin.flush()
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n", "a process has ended"
@@ -110,6 +116,22 @@ async def _make_topics(lane: Lane) -> None:
     await create_topics(admin, counts)
 
 
+async def _until_joined(config: KafkaConfig, count: int) -> None:
+    """Return when the group has so many members, and each has its partitions."""
+    admin = make_admin(config, client_id="bench")
+    await admin.start()
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while True:
+                [response] = await admin.describe_consumer_groups([config.group_id])
+                [(_, _, state, _, _, members, *_)] = response.groups
+                if state == "Stable" and len(members) == count:
+                    return
+                await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
+
+
 async def _answered(
     config: KafkaConfig, cpu_s: Callable[[], float], broker_cpu_s: Callable[[], float]
 ) -> tuple[float, float, float]:
@@ -124,15 +146,22 @@ async def _answered(
         for number, value in enumerate(values):
             await producer.send(config.topics.ticks, value, partition=number % PARTITIONS)
         seen = 0
-        async with asyncio.timeout(TIMEOUT_S):
-            while seen < TICKS:
-                fetched = await reader.getmany(timeout_ms=50)
-                seen += sum(len(records) for records in fetched.values())
+        deadline_s = began_s + TIMEOUT_S
+        while seen < TICKS:
+            if time.perf_counter() > deadline_s:
+                sys.exit(f"{seen} of {TICKS} ticks were answered within {TIMEOUT_S:g} s")
+            fetched = await reader.getmany(timeout_ms=50)
+            seen += sum(len(records) for records in fetched.values())
         seconds = time.perf_counter() - began_s
         return seconds, cpu_s() - before, broker_cpu_s() - broker_before
 
 
 # --- the processes --------------------------------------------------------------------------
+
+
+async def _line() -> None:
+    """Return when a line, or its end, comes from standard input."""
+    await asyncio.to_thread(sys.stdin.buffer.readline)
 
 
 async def _until_told(stop: Callable[[], None]) -> None:
@@ -145,6 +174,7 @@ async def _run_worker(config: KafkaConfig, number: int, share: int) -> None:
     engine = ScriptedEngine(default=Script(result=made()))
     worker = Worker(config, engine, worker_id=f"bench-{number}")
     running = asyncio.create_task(worker.run())
+    await _line()
     async with asyncio.timeout(READY_TIMEOUT_S):
         while sum(each.claimed for each in worker._partitions.values()) != share:
             await asyncio.sleep(0.02)
@@ -167,6 +197,7 @@ async def _run_bare(config: KafkaConfig, number: int, share: int) -> None:
     producers: dict[TopicPartition, AIOKafkaProducer] = {}
     await consumer.start()
     try:
+        await _line()
         async with asyncio.timeout(READY_TIMEOUT_S):
             while len(consumer.assignment()) != share:
                 await asyncio.sleep(0.02)
