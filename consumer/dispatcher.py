@@ -205,7 +205,7 @@ class Dispatcher:
         elif cancelled is not None:
             self._on_result(job, _cancelled(cancelled), None)
         elif (ruled_out := self._engine.rule_out(job.recipe)) is not None:
-            self._refuse(job, ruled_out)
+            self._let_go(job, ruled_out)
         else:
             self._wait_for_engine(job)
 
@@ -322,9 +322,7 @@ class Dispatcher:
             now = now_s()
             plan = self._planner.plan(now, self._free_s())
             for victim in plan.give_up:
-                job = self._jobs.pop(victim.key)
-                if not self._handed_over(job, self._lowest_s(job), victim.why):
-                    self._refuse(job, victim.why)
+                self._let_go(self._jobs.pop(victim.key), victim.why)
             self._hand_over_what_others_can_do_better()
             look_s = plan.look_again_s
             if plan.start is not None:
@@ -392,12 +390,17 @@ class Dispatcher:
         end_s = now + start.seconds
         ruled_out = self._engine.rule_out(job.recipe)
         if ruled_out is not None:
-            self._refuse(job, ruled_out)
+            self._let_go(job, ruled_out)
         elif end_s > self._closing_at_s:
             job.close()  # left undecided, to whoever reads the partition next
         else:
             work = _Work(job, start, end_s)
             self._works[asyncio.create_task(self._make(work))] = work
+
+    def _let_go(self, job: Job, why: str) -> None:
+        """Hand a slot over that cannot be made here, or answer it."""
+        if not self._handed_over(job, self._lowest_s(job), why):
+            self._refuse(job, why)
 
     def _refuse(self, job: Job, why: str, reason: MissReason = MissReason.PREDICTED) -> None:
         self._on_result(job, SlotNotMade(reason, None, why, {}), None)

@@ -148,7 +148,7 @@ class Worker:
         self._handover = (
             None
             if config.topics.handover is None
-            else Handover(config, info, profile, self._standing_now)
+            else Handover(config, info, profile, self._standing_now, engine.most_work)
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -529,7 +529,8 @@ class Worker:
             not_made = SlotNotMade(MissReason.PREDICTED, None, why, {})
             return self._outcomes.write(job, not_made, None)
 
-        decision = self._handover.offer(job, seconds, spare_s, self._usual_s, why, miss)
+        lowest = self._engine.ladder[-1]
+        decision = self._handover.offer(job, seconds, spare_s, self._usual_s, lowest, why, miss)
         if decision is None:
             return False
         self._publish(decision)

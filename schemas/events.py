@@ -385,6 +385,16 @@ class SlotProgress(ContractModel):
     """Who makes it."""
 
 
+class LargestSlot(ContractModel):
+    """For how much work a worker's time limits leave room, as far as it has learned."""
+
+    speech_s: float = Field(ge=0)
+    """Seconds of the longest speech."""
+    frames: float = Field(ge=0)
+    """Frames of the longest video, counted as of 512x512: of another size, a frame counts as 0.8
+    and 0.2 times its share of those pixels."""
+
+
 class WorkerAnnouncement(ContractModel):
     """What a worker says of itself to the others, a few times a second at most.
 
@@ -411,6 +421,8 @@ class WorkerAnnouncement(ContractModel):
         max_length=1000, strict=False
     )
     """Which partitions of the topic of handovers it reads."""
+    largest_slot: LargestSlot | None = None
+    """The largest that it can make; null if it does not say. Others are not handed over to it."""
 
 
 class SlotCancel(ContractModel):

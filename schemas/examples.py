@@ -9,6 +9,7 @@ from schemas.events import (
     Breakdown,
     DeadlineMissed,
     HandedOver,
+    LargestSlot,
     Loudness,
     MissReason,
     ProgressStep,
@@ -60,6 +61,7 @@ def example_events() -> dict[str, ContractModel]:
             load=0.83,
             profile="production",
             handover_partitions=(2, 3),
+            largest_slot=LargestSlot(speech_s=45.0, frames=2150),
         ),
         "deadline-missed.handed-over": _missed(
             MissReason.PREDICTED,

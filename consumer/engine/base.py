@@ -174,6 +174,12 @@ class Engine(Protocol):
         the slot, and it counts as refused; after some, one is tried all the same.
         """
 
+    def most_work(self) -> Mapping[str, float]:
+        """Return the most work of each stage for which its limit leaves room, as far as is known.
+
+        In the units of `work_units`. What is not named has no limit.
+        """
+
     @property
     def memory_bytes(self) -> int:
         """Main memory of the engine's process; 0 if it has none of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
@@ -90,6 +91,10 @@ class InlineEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         return self._predictions.rule_out(recipe)
+
+    def most_work(self) -> Mapping[str, float]:
+        """See `Engine`."""
+        return self._predictions.most_work()
 
     @property
     def memory_bytes(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from consumer.engine.base import (
     Engine,
     EngineLostError,
@@ -88,6 +90,10 @@ class MeasuredEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why the engine cannot make a slot; see `Engine`."""
         return self._engine.rule_out(recipe)
+
+    def most_work(self) -> Mapping[str, float]:
+        """See `Engine`."""
+        return self._engine.most_work()
 
     @property
     def memory_bytes(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from schemas import Recipe, Stage
 from vortex.config import OrchestrationConfig
 from vortex.orchestration import StageEstimates
@@ -31,3 +33,7 @@ class Predictions:
         """Return why a stage would exceed its limit; see `Engine.rule_out`."""
         overrun = self._estimates.rule_out(recipe, self._ladder[-1])
         return None if overrun is None else str(overrun)
+
+    def most_work(self) -> Mapping[str, float]:
+        """Return the most work that the stages' limits leave room for; see `Engine.most_work`."""
+        return self._estimates.most_work()

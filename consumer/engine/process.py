@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,6 +196,10 @@ class ProcessEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         return self._predictions.rule_out(recipe)
+
+    def most_work(self) -> Mapping[str, float]:
+        """See `Engine`."""
+        return self._predictions.most_work()
 
     @property
     def memory_bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from consumer.config import KafkaConfig
 from consumer.handover.neighbours import Announced, Announcements
 from consumer.kafka.clients import make_plain_producer, make_reader, stop_consumer
 from consumer.kafka.publisher import stop_producer
-from schemas import WorkerAnnouncement, WorkerInfo
+from schemas import LargestSlot, WorkerAnnouncement, WorkerInfo
 from vortex.utils.clock import now_s
 
 LEAST_GAP_S = 0.3
@@ -93,7 +93,12 @@ class Announcing:
     """This worker's voice, and its ear."""
 
     def __init__(
-        self, config: KafkaConfig, worker: WorkerInfo, profile: str, look: Callable[[], Standing]
+        self,
+        config: KafkaConfig,
+        worker: WorkerInfo,
+        profile: str,
+        look: Callable[[], Standing],
+        most_work: Callable[[], Mapping[str, float]],
     ) -> None:
         """Be silent; `run` speaks and listens.
 
@@ -102,6 +107,7 @@ class Announcing:
             worker: stands in every announcement.
             profile: of models.
             look: returns how this worker stands.
+            most_work: returns for how much work of each stage its limits leave room.
         """
         if config.topics.workers is None:
             raise ValueError("topics.workers: needs a topic to announce on, got null")
@@ -109,6 +115,7 @@ class Announcing:
         self._topic = config.topics.workers
         self._worker = worker
         self._profile = profile
+        self._most_work = most_work
         self._announcer = Announcer(look)
         self.heard = Announcements()
 
@@ -158,6 +165,7 @@ class Announcing:
             load=standing.load,
             profile=self._profile,
             handover_partitions=standing.partitions,
+            largest_slot=_largest(self._most_work()),
         )
 
     async def _listen(self) -> None:
@@ -194,8 +202,19 @@ class Announcing:
                 profile=event.profile,
                 partitions=event.handover_partitions,
                 heard_s=now_s(),
+                most_work=_most_work(event.largest_slot),
             )
         )
+
+
+def _largest(most_work: Mapping[str, float]) -> LargestSlot | None:
+    if not {"audio", "video"} <= most_work.keys():
+        return None
+    return LargestSlot(speech_s=most_work["audio"], frames=most_work["video"])
+
+
+def _most_work(largest: LargestSlot | None) -> dict[str, float]:
+    return {} if largest is None else {"audio": largest.speech_s, "video": largest.frames}
 
 
 async def _persistently(work: Callable[[], Awaitable[None]], complaint: str, topic: str) -> None:

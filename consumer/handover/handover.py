@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from opentelemetry import trace
@@ -15,7 +15,8 @@ from consumer.handover.neighbours import Neighbours
 from consumer.job import Decision, Hop, Job
 from consumer.telemetry import semconv
 from schemas import AudioTrack, Recipe, VisualTrack, WorkerInfo
-from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S
+from vortex.orchestration.estimates import SPOKEN_CHARACTERS_PER_S, work_units
+from vortex.rung import Rung
 from vortex.utils.clock import now_s
 
 USUAL = Recipe(
@@ -31,7 +32,12 @@ class Handover:
     """Offers slots to other workers, and tells them how this one stands."""
 
     def __init__(
-        self, config: KafkaConfig, worker: WorkerInfo, profile: str, look: Callable[[], Standing]
+        self,
+        config: KafkaConfig,
+        worker: WorkerInfo,
+        profile: str,
+        look: Callable[[], Standing],
+        most_work: Callable[[], Mapping[str, float]],
     ) -> None:
         """Know nobody yet; `run` speaks and listens.
 
@@ -40,12 +46,13 @@ class Handover:
             worker: how this one names itself.
             profile: of its models.
             look: returns how it stands.
+            most_work: returns for how much work of each stage its limits leave room.
         """
         if config.topics.handover is None:
             raise ValueError("topics.handover: needs a topic to hand over on, got null")
         self._topic = config.topics.handover
         self._worker_id = worker.id
-        self._announcing = Announcing(config, worker, profile, look)
+        self._announcing = Announcing(config, worker, profile, look, most_work)
         self._neighbours = Neighbours(worker.id, profile, self._announcing.heard)
 
     def note_change(self) -> None:
@@ -62,6 +69,7 @@ class Handover:
         seconds: float,
         spare_s: float,
         usual_s: float,
+        rung: Rung,
         why: str,
         miss: Callable[[], Decision],
     ) -> Decision | None:
@@ -72,10 +80,12 @@ class Handover:
             seconds: that it would take here.
             spare_s: that the other worker must have left before the deadline.
             usual_s: that a usual slot takes here; 0 if not known.
+            rung: the lowest at which it may be made.
             why: it is not made here.
             miss: makes the outcome of a slot whose record the topic does not take.
         """
-        chosen = self._neighbours.choose(seconds, usual_s, job.deadline_s - spare_s, now_s())
+        latest_s, work = job.deadline_s - spare_s, work_units(job.recipe, rung)
+        chosen = self._neighbours.choose(seconds, usual_s, latest_s, now_s(), work)
         if chosen is None:
             return None
         hop = Hop(

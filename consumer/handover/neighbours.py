@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 STALE_S = 3.0
@@ -34,6 +34,8 @@ class Announced:
     """The partitions of the topic of handovers that it reads."""
     heard_s: float
     """Monotonic seconds."""
+    most_work: Mapping[str, float] = field(default_factory=dict)
+    """Of each stage, as far as it says so; see `Engine.most_work`."""
 
 
 class Announcements:
@@ -95,7 +97,12 @@ class Neighbours:
         self._draw = random.Random(own_id)  # noqa: S311 - nothing secret
 
     def choose(
-        self, seconds: float, usual_s: float, latest_s: float, now_s: float
+        self,
+        seconds: float,
+        usual_s: float,
+        latest_s: float,
+        now_s: float,
+        work: Mapping[str, float],
     ) -> Announced | None:
         """Return the worker that would be done with a slot first, if one would be in time.
 
@@ -103,11 +110,13 @@ class Neighbours:
             seconds: that the slot would take here.
             usual_s: that a usual slot takes here, for the comparison of machines; 0 if not known.
             latest_s: when it must be done, in monotonic seconds as `now_s`.
+            now_s: this moment.
+            work: of each stage of the slot, on the lowest rung.
         """
         best: Announced | None = None
         best_end_s = latest_s
         for each in self._announcements.some(MOST_ASKED, self._draw):
-            if not self._may_take(each, now_s):
+            if not (self._may_take(each, now_s) and _can_make(each, work)):
                 continue
             slower = each.usual_s / usual_s if each.usual_s > 0 and usual_s > 0 else 1.0
             free_s = max(each.heard_s + each.free_in_s, now_s) + self._on_its_way_s(each)
@@ -138,3 +147,7 @@ class Neighbours:
         # What it said later than this knows of them.
         promised[:] = [one for one in promised if one.sent_s > each.heard_s - HOP_S]
         return sum(one.seconds for one in promised)
+
+
+def _can_make(each: Announced, work: Mapping[str, float]) -> bool:
+    return all(work[stage] <= most for stage, most in each.most_work.items())

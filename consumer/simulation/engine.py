@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -195,6 +195,10 @@ class SimulatedEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return None: the stages have no limits."""
         return None
+
+    def most_work(self) -> Mapping[str, float]:
+        """Return nothing: the stages have no limits."""
+        return {}
 
     async def stop(self) -> None:
         """Be down."""

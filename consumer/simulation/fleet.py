@@ -271,7 +271,7 @@ class _Member:
 
     def _hand_over(self, job: Job, seconds: float, spare_s: float, why: str) -> bool:
         latest_s = job.deadline_s - spare_s
-        chosen = self._neighbours.choose(seconds, self._usual_s, latest_s, now_s())
+        chosen = self._neighbours.choose(seconds, self._usual_s, latest_s, now_s(), work={})
         if chosen is None:
             return False
         now = job.arrival.to_wall(now_s())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,10 @@ class FakeEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return None: every slot can be made."""
         return None
+
+    def most_work(self) -> Mapping[str, float]:
+        """Return nothing: the stages have no limits."""
+        return {}
 
     @property
     def memory_bytes(self) -> int:

@@ -22,8 +22,9 @@ from consumer.worker import Worker
 from schemas import DeadlineMissed, SlotComplete, WorkerAnnouncement, WorkerInfo
 from tests.integration.conftest import MakeLane
 from tests.support.engines import Script, ScriptedEngine
-from tests.support.lane import Lane, assert_one_outcome_each, tick
+from tests.support.lane import RECIPE, Lane, assert_one_outcome_each, tick
 from tests.support.proxied_kafka import ProxiedKafka
+from vortex.orchestration.estimates import work_units
 
 pytestmark = pytest.mark.kafka
 
@@ -53,6 +54,13 @@ def reads_handover(worker: Worker) -> bool:
     return worker.accepting and bool(worker._standing_now().partitions)
 
 
+def hears_of(worker: Worker, other: str) -> bool:
+    """Return whether a worker reads handovers, and has heard that another one does."""
+    assert worker._handover is not None
+    heard = worker._handover._announcing.heard._by_id.get(other)
+    return reads_handover(worker) and heard is not None and bool(heard.partitions)
+
+
 def answered(results: list[Result]) -> list[SlotComplete | DeadlineMissed]:
     return [result for result in results if not isinstance(result, DeadLetter)]
 
@@ -71,6 +79,33 @@ async def test_slots_beyond_one_workers_time_are_made_by_another(make_lane: Make
         assert outcome.handed_over is not None
         assert outcome.handed_over.worker != outcome.worker.id
         assert outcome.source.topic == lane.config.topics.ticks
+
+
+async def test_slot_goes_only_to_a_machine_whose_limits_leave_room_for_it(
+    make_lane: MakeLane,
+) -> None:
+    """Neither `a` nor `small` can make a long one, `large` alone; `small` would be free sooner."""
+    lane = await make_lane(handover=3)
+    a, small, large = engine(), engine(work_s=0.1), engine()
+    a.ruled_out = small.ruled_out = "the video would take too long"
+    needed = work_units(RECIPE)
+    small.most = {"audio": needed["audio"], "video": needed["video"] - 1}
+    large.most = {"audio": needed["audio"], "video": needed["video"]}
+    async with (
+        lane.worker(large, "large") as w1,
+        lane.worker(small, "small") as w2,
+        lane.worker(a, "a") as w3,
+    ):
+        async with asyncio.timeout(JOIN_TIMEOUT_S):
+            while not all(
+                hears_of(one, other) for one in (w1, w2, w3) for other in ("large", "small")
+            ):
+                await asyncio.sleep(0.05)
+        emitted = await lane.emit([tick(number, deadline_s=20.0) for number in range(3)])
+        results = await lane.outcomes(3)
+    assert_one_outcome_each(results, emitted)
+    assert [each.worker.id for each in answered(results)] == ["large"] * 3
+    assert all(isinstance(each, SlotComplete) for each in answered(results))
 
 
 async def test_slot_that_nobody_has_time_for_is_answered_where_it_was_read(
@@ -216,7 +251,7 @@ async def test_announcements_end_when_told_to_although_no_broker_takes_the_last_
             lane = Lane.of(kafka.bootstrap_servers, "ticks", "results", "dead-letter", **more)
             standing = Standing(free_in_s=0.0, usual_s=1.0, load=0.0, partitions=(0,))
             me = WorkerInfo(id="me", version="0")
-            announcing = Announcing(lane.config, me, "", lambda: standing)
+            announcing = Announcing(lane.config, me, "", lambda: standing, dict)
             running = asyncio.create_task(announcing.run())
             async with asyncio.timeout(JOIN_TIMEOUT_S):
                 while not len(announcing.heard):

@@ -71,6 +71,8 @@ class ScriptedEngine:
         self.ladder: tuple[Rung, ...] = (FULL,)
         self.ruled_out: str | None = None
         """What `rule_out` answers."""
+        self.most: Mapping[str, float] = {}
+        """What `most_work` answers."""
         self.start_error: Exception | None = None
         """Raised by the next `start`."""
         self.start_s = 0.0
@@ -171,6 +173,10 @@ class ScriptedEngine:
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return `ruled_out`, whatever the recipe."""
         return self.ruled_out
+
+    def most_work(self) -> Mapping[str, float]:
+        """Return `most`."""
+        return self.most
 
     @property
     def memory_bytes(self) -> int:

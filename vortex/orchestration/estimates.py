@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import NamedTuple
@@ -26,6 +26,7 @@ _FRAME_UNITS = 0.8
 _PIXEL_UNITS = 0.2 / (512 * 512)
 
 _LENIENCE_OF_A_REFUSAL = 0.8
+_SHORTEST_S = 1e-6
 _MAX_PATIENCE = 16
 
 
@@ -50,6 +51,16 @@ def video_units(params: SlotParams, rendered_share: float = 1.0) -> float:
     frames = params.duration_sec * params.fps
     pixel_units = _PIXEL_UNITS * params.width * params.height
     return max(1.0, frames * (_FRAME_UNITS * rendered_share + pixel_units))
+
+
+_LARGEST = SlotParams(fps=60, resolution="1024x1024")
+MOST_WORK = {
+    "audio": _LARGEST.duration_sec,
+    "image": 1.0,
+    "video": video_units(_LARGEST),
+    "clip": 1.0,
+}
+"""Of each stage, for the largest slot that a recipe can ask for; see `work_units`."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +117,31 @@ class _Stage:
         Those that finished; if there are none, those that were stopped, which is less than they
         would have taken. One that was stopped alone says nothing: it may have found all cold.
         """
+        return [self._rescaled(one, units) for one in self._telling]
+
+    @property
+    def _telling(self) -> Sequence[_Observation]:
         finished = [one for one in self.recent if one.finished]
-        stopped = self.recent if len(self.recent) > 1 else ()
-        return [self._rescaled(one, units) for one in finished or stopped]
+        return finished or (self.recent if len(self.recent) > 1 else ())
 
     def _rescaled(self, one: _Observation, units: float) -> float:
         if self.model is None:
             return one.seconds * (units / one.units)
         growth = self.model.predict(units) / self.model.predict(one.units)
         return one.seconds * growth * self.model.speed_factor / one.speed_factor
+
+    def most_units(self, limit_s: float) -> float:
+        """Return the most work that is not known to take longer than a limit."""
+        most = [self._units_within(one, limit_s) for one in self._telling]
+        return max(self.made_units, max(most, default=math.inf))
+
+    def _units_within(self, one: _Observation, limit_s: float) -> float:
+        """Return for how much work `_rescaled` gives so many seconds."""
+        today_s = max(self._rescaled(one, one.units), _SHORTEST_S)
+        if self.model is None:
+            return one.units * limit_s / today_s
+        left_s = self.model.predict(one.units) * limit_s / today_s - self.model.fixed_s
+        return left_s / max(self.model.per_unit_s, _SHORTEST_S)
 
     def remember(self, seconds: float, units: float, *, finished: bool) -> None:
         factor = 1.0 if self.model is None else self.model.speed_factor
@@ -278,6 +305,16 @@ class StageEstimates:
         if units <= known.made_units or seconds < limit_s:
             return None
         return Overrun(stage, seconds, limit_s, known.ever_finished)
+
+    def most_work(self) -> dict[str, float]:
+        """Return the most work of each stage that its limit leaves room for, as far as is known.
+
+        In the units of `work_units`, and no more than a recipe can ask for.
+        """
+        return {
+            stage: min(known.most_units(self._limits_s.get(stage, math.inf)), MOST_WORK[stage])
+            for stage, known in self._stages.items()
+        }
 
     def rule_out(self, recipe: Recipe, rung: Rung = FULL) -> Overrun | None:
         """Return why the limits rule a slot out at a rung, or None if it may be tried.

@@ -35,7 +35,7 @@ def _choose_us(size: int) -> float:
     neighbours = Neighbours("worker-0", "simulated", announcements)
     began_s = time.thread_time()
     for _ in range(ROUNDS):
-        neighbours.choose(12.0, 12.0, 10.0, 0.0)  # nobody is free so early: no promise piles up
+        neighbours.choose(12.0, 12.0, 10.0, 0.0, {})  # nobody is free so early: no promise piles up
     return 1e6 * (time.thread_time() - began_s) / ROUNDS
 
 

@@ -1021,6 +1021,18 @@ async def test_slot_that_nobody_takes_is_answered_here() -> None:
         assert engine.started == [1]
 
 
+async def test_slot_beyond_this_machines_limits_is_offered_to_others_first() -> None:
+    engine = ScriptedEngine(predicted_s=10.0)
+    engine.ruled_out = "the video would take too long"
+    neighbour = Neighbour(2)
+    async with serving(engine, hand_over=neighbour.take) as bench:
+        bench.submit(job(1, deadline_in_s=45.0), job(2, deadline_in_s=45.0))
+        [missed] = await bench.until_decided(2)
+        assert missed.made == SlotNotMade(MissReason.PREDICTED, None, engine.ruled_out, {})
+        assert neighbour.taken == [1]
+        assert bench.dispatcher.idle
+
+
 async def test_slot_that_was_handed_over_once_is_answered_here() -> None:
     engine = ScriptedEngine(default=held(), predicted_s=10.0)
     neighbour = Neighbour()

@@ -35,9 +35,12 @@ def neighbours(*known: Announced) -> Neighbours:
     return Neighbours("me", "mini", announcements)
 
 
-def choose(known: Neighbours, in_s: float = 45.0, now_s: float = NOW_S) -> str | None:
-    """Return who would take a slot of 10 s that is due in so many seconds."""
-    chosen = known.choose(10.0, 10.0, now_s + in_s, now_s)
+def choose(
+    known: Neighbours, in_s: float = 45.0, now_s: float = NOW_S, frames: float = 1080.0
+) -> str | None:
+    """Return who would take a slot of 10 s and so many frames that is due in so many seconds."""
+    work = {"audio": 45.0, "image": 1.0, "video": frames, "clip": 1.0}
+    chosen = known.choose(10.0, 10.0, now_s + in_s, now_s, work)
     return None if chosen is None else chosen.worker_id
 
 
@@ -50,6 +53,15 @@ def test_nobody_is_chosen_who_would_be_late() -> None:
     known = neighbours(announced("a", free_in_s=5.0))
     assert choose(known, in_s=15.0 + HOP_S) is None
     assert choose(known, in_s=15.1 + HOP_S) == "a"
+
+
+def test_slot_goes_only_where_it_can_be_made() -> None:
+    small = announced("small", free_in_s=1.0, most_work={"audio": 45.0, "video": 1080.0})
+    large = announced("large", free_in_s=9.0, most_work={"audio": 45.0, "video": 2700.0})
+    known = neighbours(small, large)
+    assert choose(known, frames=1080.0) == "small"
+    assert choose(known, frames=1081.0) == "large"
+    assert choose(known, frames=2701.0) is None
 
 
 def test_own_announcement_and_those_that_say_nothing_are_passed_over() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
 from vortex.orchestration import StageEstimates
-from vortex.orchestration.estimates import STAGES, work_units
+from vortex.orchestration.estimates import MOST_WORK, STAGES, work_units
 from vortex.orchestration.estimates_file import EstimatesFile
 from vortex.orchestration.learning import Prior
 from vortex.rung import FULL, LADDER
@@ -75,6 +75,34 @@ def test_each_rung_is_predicted_by_its_own_work() -> None:
     assert estimates.predict_slot(recipe, third) == pytest.approx(
         1 + 25 * (0.8 / 3 + 0.2) + 3 / 5  # its speech takes longer than its portrait
     )
+
+
+# Limits
+
+
+@given(
+    st.lists(st.tuples(SECONDS, st.floats(1.0, 2000.0), st.booleans()), max_size=20),
+    st.booleans(),
+)
+def test_most_work_is_the_most_that_is_not_ruled_out(
+    attempts: list[tuple[float, float, bool]], with_prior: bool
+) -> None:
+    priors = {"video": Prior(fixed_s=1.0, per_unit_s=0.01)} if with_prior else None
+    estimates = StageEstimates({"video": 30.0}, priors)
+    for seconds, units, finished in attempts:
+        if finished:
+            estimates.observe("video", seconds, units)
+        else:
+            estimates.observe_stopped("video", seconds, units)
+    most = estimates.most_work()["video"]
+    assert 0 <= most <= MOST_WORK["video"]
+    assert estimates.overrun("video", 0.999 * most) is None
+    assert most == MOST_WORK["video"] or estimates.overrun("video", 1.001 * most + 1e-3) is not None
+
+
+def test_most_work_is_all_that_a_recipe_can_ask_for_while_nothing_is_known() -> None:
+    largest = recipe_of("x" * 1000, fps=60, resolution="1024x1024")
+    assert StageEstimates({"video": 30.0}).most_work() == work_units(largest)
 
 
 # The rest of a slot
