@@ -29,6 +29,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+FETCH_WAIT_MS = 10
 ANSWER_TIMEOUT_S = 20.0
 SILENT = 2
 """Of librdkafka's levels: no line for every broker that is down."""
@@ -238,6 +239,9 @@ def _read(lane: Lane, topic: str) -> Iterator[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            # An end is told only after so long without a new record: in the group's partition of
+            # the offsets, half a second, which is the default, may not come for minutes.
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
             "auto.offset.reset": "earliest",
             "check.crcs": True,
             "log_level": SILENT,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from tests.support.results import complete, missed
 pytestmark = pytest.mark.kafka
 
 TIMEOUT_S = 20.0
+LOOK_S = 10.0
+RECORD_GAP_S = 0.05
 
 
 @dataclass
@@ -182,6 +186,25 @@ async def test_clean_history_passes(planter: Planter) -> None:
     verdict = planter.verdict()
     assert verdict.findings == []
     assert verdict.settled
+
+
+async def test_look_ends_while_records_come_all_the_time(planter: Planter) -> None:
+    producer = Producer({"bootstrap.servers": planter.lane.bootstrap_servers, "linger.ms": 0})
+    looked = threading.Event()
+
+    def write() -> bool:
+        """Write until looked, for some seconds at most; return whether that ended it."""
+        for _ in range(round(LOOK_S / RECORD_GAP_S)):
+            producer.produce(planter.lane.ticks, b"", partition=0)
+            producer.poll(0)
+            if looked.wait(RECORD_GAP_S):
+                return True
+        return False
+
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    await asyncio.to_thread(observe, planter.lane)
+    looked.set()
+    assert await writing
 
 
 async def test_tick_that_waits_is_unanswered_and_not_lost(planter: Planter) -> None:
