@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -190,15 +191,15 @@ def observe(lane: Lane) -> Observation:
     admin = AdminClient({"bootstrap.servers": lane.bootstrap_servers, "log_level": SILENT})
     # In this order, so that an outcome written meanwhile is never taken for one too few offsets.
     outcomes = [
-        *(_outcome(lane, message) for message in _read(lane, admin, lane.results)),
-        *(_dead_letter(lane, message) for message in _read(lane, admin, lane.dead_letter)),
+        *(_outcome(lane, message) for message in _read(lane, lane.results)),
+        *(_dead_letter(lane, message) for message in _read(lane, lane.dead_letter)),
     ]
-    handed_over = () if lane.handover is None else _read(lane, admin, lane.handover)
+    handed_over = () if lane.handover is None else _read(lane, lane.handover)
     hops = [_hop(lane, message) for message in handed_over]
-    committed = _committed(lane, admin)
+    committed = _committed(lane)
     ticks = {
         Source(message.partition(), message.offset()): message.timestamp()[1] / 1000
-        for message in _read(lane, admin, lane.ticks)
+        for message in _read(lane, lane.ticks)
     }
     # Transactions put markers between the records, and offsets are committed beyond these.
     hops_end = {} if lane.handover is None else _ends(admin, lane.handover)
@@ -230,7 +231,7 @@ def decode_done(committed: int, metadata: str) -> frozenset[int]:
     return frozenset(committed + 1 + i for i in range(bits.bit_length()) if bits >> i & 1)
 
 
-def _read(lane: Lane, admin: AdminClient, topic: str) -> Iterator[Message]:
+def _read(lane: Lane, topic: str) -> Iterator[Message]:
     reader = Consumer(
         {
             "bootstrap.servers": lane.bootstrap_servers,
@@ -243,18 +244,19 @@ def _read(lane: Lane, admin: AdminClient, topic: str) -> Iterator[Message]:
             "log_level": SILENT,
         }
     )
+    # librdkafka tells the end of a partition only after half a second without a record, which where
+    # the group commits may not come for minutes.
+    began_ms = 1000 * time.time()
     try:
-        # librdkafka tells the end of a partition only after half a second without a record, which
-        # where the group commits may not come for minutes. A marker may be the last one before it.
-        ends = _ends(admin, topic, IsolationLevel.READ_COMMITTED)
-        reader.assign([TopicPartition(topic, number, 0) for number in ends])
-        unread = {number for number, end in ends.items() if end}
+        count = len(reader.list_topics(topic, ANSWER_TIMEOUT_S).topics[topic].partitions)
+        reader.assign([TopicPartition(topic, number, 0) for number in range(count)])
+        unread = set(range(count))
         while unread:
             message = reader.poll(ANSWER_TIMEOUT_S)
             if message is None:
                 raise TimeoutError(f"{topic} partitions {sorted(unread)} have no end")
             if message.error() is None:
-                if message.offset() >= ends[message.partition()] - 1:
+                if message.timestamp()[1] > began_ms:
                     unread.discard(message.partition())
                 yield message
             elif message.error().code() == KafkaError._PARTITION_EOF:
@@ -312,14 +314,14 @@ def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
     return [TopicPartition(topic, number) for number in found]
 
 
-def _committed(lane: Lane, admin: AdminClient) -> dict[str, dict[int, Committed]]:
+def _committed(lane: Lane) -> dict[str, dict[int, Committed]]:
     """Read the group's offsets, by topic, in Kafka's own topic: what is decided there counts.
 
     The admin API would answer from a coordinator's memory, and librdkafka's hands out metadata with
     stray bytes behind it.
     """
     committed: dict[str, dict[int, Committed]] = {topic: {} for topic in lane.inputs}
-    for message in _read(lane, admin, OFFSETS_TOPIC):
+    for message in _read(lane, OFFSETS_TOPIC):
         key, value = message.key(), message.value()
         (version,) = struct.unpack_from(">h", key)
         if version > OFFSET_KEY_MAX_VERSION:
