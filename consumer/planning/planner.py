@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import itemgetter
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from consumer.planning.expected import ExpectedArrivals
 from consumer.planning.plan import GivenUp, K, Plan, Start, W, Waiting
@@ -34,6 +34,15 @@ _FEW = 48
 _NEAR = 96
 _DUE_FIRST = "due first of the slots that are kept"
 _NO_RISK = "the shortest that is no risk to the slots due before it"
+
+
+class _First(NamedTuple, Generic[K]):
+    """The slot that goes first."""
+
+    key: K
+    lowest_s: float
+    """What it takes on the lowest rung."""
+    why: str
 
 
 class Planner(Generic[K, W]):
@@ -158,6 +167,11 @@ class Planner(Generic[K, W]):
                 found.append((slot, entry.seconds))
         return found
 
+    def next_up(self, free_s: float) -> W | None:
+        """Return what would be started then, if nothing else arrives; None if nothing would."""
+        first = self._choose(free_s)
+        return None if first is None else self._waiting[first.key].work
+
     @property
     def kept_s(self) -> float:
         """The seconds of all slots that the last plan keeps."""
@@ -273,6 +287,10 @@ class Planner(Generic[K, W]):
     # --- starting ---------------------------------------------------------------------------
 
     def _start(self, now_s: float) -> Start[K] | None:
+        first = self._choose(now_s)
+        return None if first is None else self._at_best_rung(first, now_s)
+
+    def _choose(self, now_s: float) -> _First[K] | None:
         kept = list(islice(self._schedule.kept(), _NEAR))
         spared = self._spared_for_expected(kept, now_s)
         first = self._shortest_without_risk([one for one in kept if one.key not in spared], now_s)
@@ -284,10 +302,10 @@ class Planner(Generic[K, W]):
         if not fitting:
             return None
         seconds, key = min(fitting, key=itemgetter(0))
-        return self._at_best_rung(key, seconds, now_s, "the shortest that still fits")
+        return _First(key, seconds, "the shortest that still fits")
 
-    def _shortest_without_risk(self, kept: Sequence[Entry[K]], now_s: float) -> Start[K] | None:
-        """Start the shortest slot that is no risk to those due earlier if it goes before them.
+    def _shortest_without_risk(self, kept: Sequence[Entry[K]], now_s: float) -> _First[K] | None:
+        """Return the shortest slot that is no risk to those due earlier if it goes before them.
 
         A slot that arrives meanwhile can only take the place of one that still waits. That should
         be a long one: it leaves most time, and the short ones are made by then. A slot that is due
@@ -296,7 +314,7 @@ class Planner(Generic[K, W]):
         """
         horizon_s = -math.inf if len(self._ladder) > 1 else now_s + self.expected.offset_s
         deviations = SAFE_DEVIATIONS * self._spread()
-        first: tuple[float, K, str] | None = None
+        first: _First[K] | None = None
         work_s, squares, reserve_s = 0.0, 0.0, math.inf  # of the slots due earlier
         for entry in kept:
             if first is not None and entry.due_s > horizon_s:
@@ -306,14 +324,15 @@ class Planner(Generic[K, W]):
             squares += seconds * seconds
             in_turn_s = min(reserve_s, entry.due_s - now_s - work_s)
             if first is None or (
-                seconds < first[0]
+                seconds < first.lowest_s
                 and reserve_s - seconds >= min(in_turn_s, deviations * math.sqrt(squares))
             ):
                 fits_s = self._fits(entry.key, now_s)
                 if fits_s is not None:
-                    first = fits_s, entry.key, _DUE_FIRST if first is None else _NO_RISK
+                    why = _DUE_FIRST if first is None else _NO_RISK
+                    first = _First(entry.key, fits_s, why)
             reserve_s = in_turn_s
-        return first and self._at_best_rung(first[1], first[0], now_s, first[2])
+        return first
 
     def _fitting(self, keys: Iterable[K], now_s: float) -> list[tuple[float, K]]:
         fits = ((self._fits(key, now_s), key) for key in keys)
@@ -347,7 +366,8 @@ class Planner(Generic[K, W]):
                 spared, best = lost, worth
         return {entry.key for entry in near[:spared]}
 
-    def _at_best_rung(self, key: K, lowest_s: float, now_s: float, why: str) -> Start[K]:
+    def _at_best_rung(self, first: _First[K], now_s: float) -> Start[K]:
+        key, lowest_s, why = first
         slot = self._waiting[key]
         self._schedule.remove(key)
         held_back = ""

@@ -48,6 +48,17 @@ def test_nothing_is_started_while_a_slot_is_being_made() -> None:
     assert started(plans.plan(7.0)) == "a"
 
 
+def test_slot_that_is_next_up_is_the_one_that_is_started_then_and_asking_changes_nothing() -> None:
+    plans = planner(FULL, HALF)
+    assert plans.next_up(7.0) is None
+    arrive(plans, late=(5.0, 40.0), early=(6.0, 20.0))
+    assert plans.plan(0.0, free_s=7.0).start is None
+    assert plans.next_up(7.0) == plans.next_up(7.0) == 6.0
+    assert len(plans) == 2
+    assert started(plans.plan(7.0)) == "early"
+    assert plans.next_up(39.0) is None  # no longer in time
+
+
 def test_long_slot_due_first_gives_way_to_two_short_ones() -> None:
     plans = planner()
     arrive(plans, long=(30.0, 31.0), b=(12.0, 32.0), c=(12.0, 33.0))
