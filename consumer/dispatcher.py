@@ -26,6 +26,7 @@ from consumer.planning import Planner, Start, Waiting
 from consumer.telemetry import propagation, semconv
 from schemas import MissReason, Stage
 from vortex.rung import Rung
+from vortex.utils.cancellation import being_cancelled
 from vortex.utils.clock import now_s
 
 # Predictions change while slots wait, and an idle engine may die, so both are looked at this often.
@@ -50,6 +51,8 @@ MAX_STARTS = 3
 # A slot is not tried again after this many engines were lost with it.
 MAX_LOSSES_PER_SLOT = 2
 MAX_BACKOFF_S = 30.0
+# In these, a slot needs the speech and the text encoders no more, unless another seed is tried.
+RENDERING = {Stage.VIDEO, Stage.CLIP}
 # From these on, a slot needs no model any more.
 STORING = {Stage.ENCODE, Stage.STORE}
 # One that needs the models, and one that is being stored.
@@ -73,12 +76,22 @@ class _Work:
     start: Start[TickKey]
     end_s: float
     """When it should end, in monotonic seconds; predicted again when a stage begins."""
-    storing: bool = False
-    """Whether it is encoded to its end and stored, and needs no model any more."""
+    stage: Stage | None = None
+    """The stage that began last."""
     decided: bool = False
     started_s: float = field(default_factory=now_s)
     began_s: dict[Stage, float] = field(default_factory=dict)
     """When each stage last began."""
+
+    @property
+    def rendering(self) -> bool:
+        """Whether the next slot may be spoken meanwhile."""
+        return self.stage in RENDERING
+
+    @property
+    def storing(self) -> bool:
+        """Whether it is encoded to its end and stored, and needs no model any more."""
+        return self.stage in STORING
 
     def leaves_room(self, room_s: float) -> bool:
         """Return whether the next slot may begin and not delay this one."""
@@ -88,7 +101,8 @@ class _Work:
 class Dispatcher:
     """Owns the waiting slots and the engine: one slot is made at a time, as the planner says.
 
-    The next one may begin while one is being stored; see `Engine.overlap_room_s`.
+    The next one may begin while one is being stored, and be spoken while one is rendered; see
+    `Engine.overlap_room_s` and `Engine.speech_room_s`. Nothing is planned with either.
 
     A slot that waits is answered as soon as the plan has no room for it, at the latest when it
     could not be finished any more, also while the engine is busy or still starting.
@@ -133,6 +147,9 @@ class Dispatcher:
         # When it should be ready.
         self._ready_s = -math.inf
         self._works: dict[asyncio.Task[None], _Work] = {}
+        # The slot that waits and is spoken ahead, or was.
+        self._ahead: Job | None = None
+        self._speaking: asyncio.Task[None] | None = None
         # Engines lost since a slot was last made, and how many of them with each slot.
         self._losses = 0
         self._losses_with: Counter[TickKey] = Counter()
@@ -219,6 +236,7 @@ class Dispatcher:
         for task, work in self._works.items():
             if work.job.key == key and not work.decided:
                 task.cancel()
+        self._wake.set()
 
     def cancel(self, why: Callable[[Job], str | None]) -> None:
         """Answer the slots that an operator has cancelled, and stop their work.
@@ -301,7 +319,9 @@ class Dispatcher:
                 self._wake.clear()
                 self._start_engine_if_down()
                 self._unload_engine_if_idle()
-                await self._until_something_changes(self._follow_plan())
+                look_s = self._follow_plan()
+                self._look_ahead()
+                await self._until_something_changes(look_s)
         finally:
             tasks = self._tasks()
             for task in tasks - {self._unloading}:
@@ -394,8 +414,33 @@ class Dispatcher:
         elif end_s > self._closing_at_s:
             job.close()  # left undecided, to whoever reads the partition next
         else:
+            if self._ahead is not job:
+                self._drop_ahead()
+            self._ahead = None  # its own work from here on
             work = _Work(job, start, end_s)
             self._works[asyncio.create_task(self._make(work))] = work
+
+    def _look_ahead(self) -> None:
+        """Have the next slot spoken while one is rendered, if that one is on time all the same."""
+        ready = self._engine.ready
+        if self._ahead is not None and (self._ahead.key not in self._jobs or not ready):
+            self._drop_ahead()
+        starts_none = self._paused or self._closing_at_s < math.inf or not ready
+        rendered = next((work for work in self._works.values() if work.rendering), None)
+        if self._ahead or self._speaking or starts_none or rendered is None:
+            return
+        free_s = max(now_s(), rendered.end_s)
+        job = self._planner.next_up(free_s)
+        if job is None or job.key in self._losses_with:
+            return
+        if free_s + self._engine.speech_room_s(job.recipe) <= rendered.job.deadline_s:
+            self._ahead = job
+            self._speaking = asyncio.create_task(self._speak(job))
+
+    def _drop_ahead(self) -> None:
+        self._ahead = None
+        if self._speaking is not None:
+            self._speaking.cancel()
 
     def _let_go(self, job: Job, why: str) -> None:
         """Hand a slot over that cannot be made here, or answer it."""
@@ -444,9 +489,11 @@ class Dispatcher:
             self._starting = None
         if self._unloading in done:
             self._unloading = None
+        if self._speaking in done:
+            self._speaking = None
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        others = (self._starting, self._unloading)
+        others = (self._starting, self._unloading, self._speaking)
         return {*self._works, *(task for task in others if task is not None)}
 
     # --- the engine -------------------------------------------------------------------------
@@ -454,12 +501,14 @@ class Dispatcher:
     def _start_engine_if_down(self) -> None:
         if self._unloading is not None or (self._unloaded and not self._jobs):
             return
-        if not self._engine.ready and not self._works and self._starting is None:
+        at_work = self._works or self._speaking
+        if not self._engine.ready and not at_work and self._starting is None:
             self._ready_s = self._next_ready_s()
             self._starting = asyncio.create_task(self.start())
 
     def _unload_engine_if_idle(self) -> None:
-        if not (self.idle and self._engine.ready) or self._unloading is not None:
+        needless = self.idle and self._speaking is None and self._engine.ready
+        if not needless or self._unloading is not None:
             self._idle_since_s = None
             return
         now = now_s()
@@ -480,12 +529,14 @@ class Dispatcher:
             attributes={semconv.SLOT_ID: job.tick.slot_id},
         ).end()
         try:
-            request = _request(job, work.start, self._engine.ladder)
+            start, ladder = work.start, self._engine.ladder
+            request = _request(job, ladder[ladder.index(start.rung) :], start.held_back)
             result = await self._engine.run(request, partial(self._note_stage, work))
         except EngineLostError as error:
-            if _being_cancelled():
+            if being_cancelled():
                 raise asyncio.CancelledError from error
             self._lose(error, job)
+            self._losses_with[job.key] += 1
             if self._may_be_tried_again(job):
                 work.decided = True
                 self._wait_for_engine(job)
@@ -504,13 +555,22 @@ class Dispatcher:
         except EngineLostError as error:
             self._lose(error, job)
 
+    async def _speak(self, job: Job) -> None:
+        try:
+            await self._engine.speak_ahead(_request(job, self._engine.ladder))
+        except EngineLostError as error:
+            if being_cancelled():
+                raise asyncio.CancelledError from error
+            self._lose(error, job)
+            if self._ahead is job:  # else it has begun, and its own work tells
+                self._losses_with[job.key] += 1
+
     def _note_stage(self, work: _Work, stage: Stage, *, ended: bool = False) -> None:
         now, finish_s = now_s(), work.end_s
         if not ended:
             work.began_s[stage] = now
-            if stage in STORING:
-                work.storing = True
-            else:
+            work.stage = stage
+            if stage not in STORING:
                 recipe, rung = work.job.recipe, work.start.rung
                 rest_s = self._engine.predict_rest_s(recipe, rung, stage)
                 if rest_s is not None:
@@ -531,7 +591,6 @@ class Dispatcher:
         if not self._loss_counted:
             self._losses += 1
             self._loss_counted = True
-        self._losses_with[job.key] += 1
         logger.error(
             "Engine lost",
             extra={"slot_id": job.tick.slot_id, "losses": self._losses},
@@ -554,7 +613,7 @@ def _backoff_s(losses: int) -> float:
     return 0.0 if losses < 2 else float(min(2 ** (losses - 2), MAX_BACKOFF_S))
 
 
-def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotRequest:
+def _request(job: Job, rungs: tuple[Rung, ...], rung_why: str = "") -> SlotRequest:
     return SlotRequest(
         key=job.source,
         slot_id=job.tick.slot_id,
@@ -563,15 +622,15 @@ def _request(job: Job, start: Start[TickKey], ladder: tuple[Rung, ...]) -> SlotR
         seed=job.seed,
         deadline_s=job.deadline_s,
         admitted=True,
-        rungs=ladder[ladder.index(start.rung) :],
-        rung_why=start.held_back,
+        rungs=rungs,
+        rung_why=rung_why,
         trace=propagation.inject_carrier(job.context),
     )
 
 
 def _cancelled(why: str, work: _Work | None = None) -> SlotNotMade:
     """Return the outcome of a slot that an operator has cancelled, in the making or before."""
-    stage = None if work is None else next(reversed(work.began_s), None)
+    stage = None if work is None else work.stage
     return SlotNotMade(MissReason.PREDICTED, stage, why, {}, cancelled=True)
 
 
@@ -579,8 +638,3 @@ def _close_if_undecided(work: _Work) -> None:
     """Close a slot whose work has ended without a decision."""
     if not work.decided:
         work.job.close()
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -128,6 +128,7 @@ class OverlapConfig(Section):
     """What of two slots is done at the same time."""
 
     store: bool
+    speech: bool
 
 
 class PriorConfig(Section):
@@ -273,16 +274,15 @@ def _for_profile(data: dict[str, Any]) -> dict[str, Any]:
     """Return the sections with one value wherever there is one for each profile."""
     profile = data["models"].get("profile")
 
-    def chosen(value: object) -> object:
-        if not (isinstance(value, dict) and value and value.keys() <= set(PROFILES)):
+    def chosen(value: Any) -> Any:
+        if not isinstance(value, dict):
             return value
-        # An unknown profile is an error of its own.
-        return value.get(profile, value.get(PROFILES[0]))
+        if value and value.keys() <= set(PROFILES):
+            # An unknown profile is an error of its own.
+            return value.get(profile, value.get(PROFILES[0]))
+        return {key: chosen(each) for key, each in value.items()}
 
-    return {
-        section: {key: chosen(value) for key, value in keys.items()}
-        for section, keys in data.items()
-    }
+    return {section: chosen(keys) for section, keys in data.items()}
 
 
 @functools.cache

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,9 @@ class VortexPipeline:
 
     Each stage runs in a thread of its own (on a GPU: on a stream of its own), so the event loop
     stays free and audio and image really overlap. Cancelling a stage's coroutine stops its work.
+
+    The next slot may be spoken, and its prompt encoded, during this one. Each stage's model is used
+    by one slot at a time: the other waits.
     """
 
     takes_slot_context: ClassVar[bool] = True
@@ -156,10 +160,12 @@ class VortexPipeline:
                 " models.clip_quantization to fewer bits"
             ) from error
         self._frames = FrameBuffer()
-        # Two stages run side by side; a third thread serves the next slot while one hangs.
+        # Two stages run side by side, of one slot or of two; a third thread serves the next slot
+        # while one hangs.
         self._threads = StageThreads(
             max_threads=3, cancel_grace_s=self.config.pipeline.cancel_grace_s
         )
+        self._in_use: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def generate_slot(
         self, recipe: Recipe | Mapping[str, Any], slot_id: int | None
@@ -204,6 +210,11 @@ class VortexPipeline:
             },
         )
         return made
+
+    async def encode_prompt(self, recipe: Recipe) -> None:
+        """Encode a slot's prompt, so that its image stage finds it encoded."""
+        prompt = recipe.visual_track.prompt
+        await self._stage("image", None, lambda _: self._models.flux.encode(prompt))
 
     @property
     def device_title(self) -> str:
@@ -382,7 +393,8 @@ class VortexPipeline:
                 except torch.AcceleratorError as error:
                     raise DeviceLostError(f"GPU error in stage {name}: {error}") from error
 
-        return await self._threads.run(guarded, None if slot is None else slot.listener.beat)
+        async with self._in_use[name]:
+            return await self._threads.run(guarded, None if slot is None else slot.listener.beat)
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:

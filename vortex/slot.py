@@ -18,7 +18,10 @@ from vortex.errors import InvalidRecipeError
 from vortex.rung import FULL, Rung
 
 if TYPE_CHECKING:
+    import asyncio
+
     import numpy as np
+    import torch
 
     from vortex.models.kokoro import Speech
 
@@ -62,6 +65,17 @@ class SlotListener:
         """Work goes on; called often, from a stage's thread."""
 
 
+@dataclass(frozen=True)
+class SpokenAhead:
+    """A slot's speech, made before the slot itself began."""
+
+    waveform: torch.Tensor
+    """What the audio stage returns."""
+    speech: Speech | None
+    """What the audio stage leaves in the slot's context."""
+    took_ms: float
+
+
 @dataclass
 class SlotContext:
     """One slot on its way through the stages.
@@ -85,11 +99,16 @@ class SlotContext:
     """Why the rung in force is not the best; empty if it is."""
     video_end_by_s: float = math.inf
     """Monotonic second by which the video stage must end."""
+    ahead: asyncio.Task[SpokenAhead] | None = None
+    """Speaks the slot since before it began; None if nothing was done ahead."""
 
     stage: str | None = None
     """The last step that began; after an error, the one that failed."""
     breakdown: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each step that ended, well or not: `audio_ms`, `image_ms`, …"""
+    """Milliseconds of each step that ended, well or not: `audio_ms`, `image_ms`, …
+
+    Of a slot that was spoken ahead, `audio_ms` is what that took, before the slot began.
+    """
     speech: Speech | None = None
     """What the audio stage made, with the times of its phonemes."""
     frames_computed: int = 0

@@ -110,7 +110,10 @@ class StageListener(SlotListener):
 
 
 class Engine(Protocol):
-    """Makes one slot at a time; meanwhile another may be encoded to its end and stored."""
+    """Makes one slot at a time; meanwhile another may be encoded to its end and stored.
+
+    And the next one may be spoken while one is rendered.
+    """
 
     @property
     def ready(self) -> bool:
@@ -130,6 +133,17 @@ class Engine(Protocol):
         Once the stage `encode` or `store` began, the next slot may be asked for.
 
         A stage that exceeds its limit may still be stopping when this returns; see `settle`.
+
+        Raises:
+            EngineLostError: the engine itself failed.
+        """
+
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Speak a slot that should be made next while another one is rendered.
+
+        `run` takes the speech from there, also while it is being made; if another slot is run
+        first, or another seed of the one in the making, it is dropped. Best effort: what fails is
+        done again by `run`. Cancelling the call stops the work.
 
         Raises:
             EngineLostError: the engine itself failed.
@@ -165,6 +179,12 @@ class Engine(Protocol):
         """The next slot may begin while one is being stored that has at least so long left.
 
         Infinite: only after it.
+        """
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return how long before its deadline a slot must end for this one to be spoken meanwhile.
+
+        Infinite: it is not to be spoken ahead.
         """
 
     def rule_out(self, recipe: Recipe) -> str | None:

@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
@@ -34,9 +34,12 @@ from consumer.engine.messages import (
     Lost,
     Made,
     Make,
+    Message,
     NotMade,
     Observed,
     Restored,
+    Speak,
+    Spoken,
     Started,
     StartFailed,
     Starting,
@@ -63,6 +66,9 @@ class Maker(Protocol):
 
     async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
         """Make a slot; cancelling the call stops its work."""
+
+    async def speak_ahead(self, request: SlotRequest, listener: SlotListener) -> None:
+        """Speak a slot that should be made next; cancelling the call stops it."""
 
 
 LoadMaker = Callable[[WorkerConfig, StageEstimates, Callable[[str], None]], Awaitable[Maker]]
@@ -112,8 +118,8 @@ async def _serve(end: socket.socket, load: LoadMaker) -> None:
 async def _take_orders(line: Line, maker: Maker) -> None:
     works: dict[int, asyncio.Task[None]] = {}
 
-    def begin(number: int, request: SlotRequest) -> None:
-        works[number] = asyncio.create_task(_make(line, maker, number, request))
+    def begin(number: int, work: Coroutine[Any, Any, Message]) -> None:
+        works[number] = asyncio.create_task(_tell_end(line, work))
         works[number].add_done_callback(
             lambda _: _tell_if_cancelled(line, number, works.pop(number))
         )
@@ -121,18 +127,28 @@ async def _take_orders(line: Line, maker: Maker) -> None:
     while (order := await line.receive()) is not None:
         match order:
             case Make(number, request):
-                begin(number, request)
+                begin(number, _make(line, maker, number, request))
+            case Speak(number, request):
+                begin(number, _speak(line, maker, number, request))
             case Cancel(number) if number in works:
                 works[number].cancel()
 
 
-async def _make(line: Line, maker: Maker, number: int, request: SlotRequest) -> None:
+async def _make(line: Line, maker: Maker, number: int, request: SlotRequest) -> Message:
+    result = await maker.make(request, LineListener(line, number))
+    return Made(number, result) if isinstance(result, SlotMade) else NotMade(number, result)
+
+
+async def _speak(line: Line, maker: Maker, number: int, request: SlotRequest) -> Message:
+    await maker.speak_ahead(request, LineListener(line, number))
+    return Spoken(number)
+
+
+async def _tell_end(line: Line, work: Coroutine[Any, Any, Message]) -> None:
     try:
-        result = await maker.make(request, LineListener(line, number))
+        line.send(await work)
     except EngineLostError as error:
         line.send(Lost(str(error)))
-    else:
-        line.send(Made(number, result) if isinstance(result, SlotMade) else NotMade(number, result))
     await line.drain()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from consumer.config import WorkerConfig
 from consumer.engine.base import (
@@ -19,6 +20,7 @@ from consumer.engine.slot_maker import SlotMaker
 from schemas import Recipe, Stage
 from vortex.orchestration import StageEstimates
 from vortex.rung import FULL, Rung
+from vortex.slot import SlotListener
 
 
 class InlineEngine:
@@ -54,13 +56,13 @@ class InlineEngine:
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot; see `Engine`."""
-        if self._maker is None or self._lost:
-            raise EngineLostError("the engine is not started")
-        try:
-            return await self._maker.make(request, StageListener(on_stage))
-        except EngineLostError:
-            self._lost = True
-            raise
+        with self._noting_loss():
+            return await self._working_maker.make(request, StageListener(on_stage))
+
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Speak the slot; see `Engine`."""
+        with self._noting_loss():
+            await self._working_maker.speak_ahead(request, SlotListener())
 
     async def settle(self) -> None:
         """Do nothing: `run` returns when the slot's work has stopped."""
@@ -88,6 +90,10 @@ class InlineEngine:
         """How long before a slot's deadline another may be begun; see `Engine`."""
         return self._config.orchestration.overlap_room_s
 
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return how long before its deadline another slot must end; see `Engine`."""
+        return self._predictions.speech_room_s(recipe)
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
         return self._predictions.rule_out(recipe)
@@ -95,6 +101,20 @@ class InlineEngine:
     def most_work(self) -> Mapping[str, float]:
         """See `Engine`."""
         return self._predictions.most_work()
+
+    @property
+    def _working_maker(self) -> SlotMaker:
+        if self._maker is None or self._lost:
+            raise EngineLostError("the engine is not started")
+        return self._maker
+
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineLostError:
+            self._lost = True
+            raise
 
     @property
     def memory_bytes(self) -> int:

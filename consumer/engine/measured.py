@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from consumer.engine.base import (
     Engine,
@@ -26,6 +27,8 @@ class MeasuredEngine:
     def __init__(self, engine: Engine, metrics: WorkerMetrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        # Whether the loss of this engine was counted: it may be told by two slots.
+        self._loss_counted = False
 
     @property
     def ready(self) -> bool:
@@ -35,34 +38,31 @@ class MeasuredEngine:
     async def start(self) -> None:
         """Start the engine, and count it; see `Engine`."""
         self._metrics.engine_started()
-        try:
+        self._loss_counted = False
+        with self._counting_loss():
             await self._engine.start()
-        except EngineLostError:
-            self._metrics.engine_lost()
-            raise
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot, and compare the time it takes with the prediction; see `Engine`."""
         # Before the work, from which the predictions learn.
         predicted_s = self._engine.predict_s(request.recipe, request.rungs[0])
         began_s = now_s()
-        try:
+        with self._counting_loss():
             result = await self._engine.run(request, on_stage)
-        except EngineLostError:
-            self._metrics.engine_lost()
-            raise
         if predicted_s is not None and isinstance(result, SlotMade):
             context = extract_carrier(request.trace)
             self._metrics.slot_made(predicted_s, now_s() - began_s, context)
         return result
 
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Speak a slot ahead; see `Engine`."""
+        with self._counting_loss():
+            await self._engine.speak_ahead(request)
+
     async def settle(self) -> None:
         """Wait for what is left of the last slot; see `Engine`."""
-        try:
+        with self._counting_loss():
             await self._engine.settle()
-        except EngineLostError:
-            self._metrics.engine_lost()
-            raise
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -87,6 +87,10 @@ class MeasuredEngine:
         """How long before a slot's deadline another may be begun; see `Engine`."""
         return self._engine.overlap_room_s
 
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return how long before its deadline another slot must end; see `Engine`."""
+        return self._engine.speech_room_s(recipe)
+
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why the engine cannot make a slot; see `Engine`."""
         return self._engine.rule_out(recipe)
@@ -103,3 +107,13 @@ class MeasuredEngine:
     async def stop(self) -> None:
         """Stop the engine."""
         await self._engine.stop()
+
+    @contextmanager
+    def _counting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineLostError:
+            if not self._loss_counted:
+                self._metrics.engine_lost()
+            self._loss_counted = True
+            raise

@@ -41,8 +41,17 @@ class Make:
 
 
 @dataclass(frozen=True)
+class Speak:
+    """To the engine: speak a slot that should be made next. This is a work of its own."""
+
+    work: int
+    request: SlotRequest
+    type: Literal["speak"] = "speak"
+
+
+@dataclass(frozen=True)
 class Cancel:
-    """To the engine: stop the slot."""
+    """To the engine: stop the work."""
 
     work: int
     type: Literal["cancel"] = "cancel"
@@ -153,8 +162,16 @@ class NotMade:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """To the worker: the slot is spoken, or cannot be spoken ahead."""
+
+    work: int
+    type: Literal["spoken"] = "spoken"
+
+
+@dataclass(frozen=True)
 class Stopped:
-    """To the worker: the slot's work has stopped, as it was told to."""
+    """To the worker: the work has stopped, as it was told to."""
 
     work: int
     type: Literal["stopped"] = "stopped"
@@ -168,11 +185,14 @@ class Lost:
     type: Literal["lost"] = "lost"
 
 
-OfWork = StepBegan | StepEnded | AttemptBegan | AttemptEnded | Beat | Made | NotMade | Stopped
-"""What the worker is told of a slot in the making."""
+OfWork = (
+    StepBegan | StepEnded | AttemptBegan | AttemptEnded | Beat | Made | NotMade | Spoken | Stopped
+)
+"""What the worker is told of a slot in the making, or of one that is spoken ahead."""
 
+Order = Make | Speak | Cancel
 Message = Annotated[
-    Load | Make | Cancel | Starting | Started | StartFailed | Observed | Restored | Lost | OfWork,
+    Load | Order | Starting | Started | StartFailed | Observed | Restored | Lost | OfWork,
     Discriminator("type"),
 ]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

@@ -36,6 +36,8 @@ from consumer.engine.messages import (
     Observed,
     OfWork,
     Restored,
+    Speak,
+    Spoken,
     Started,
     StartFailed,
     Starting,
@@ -59,14 +61,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Work:
-    """One slot in the making, as the worker sees it."""
+    """One slot in the making, or one that is spoken ahead, as the worker sees it."""
 
     number: int
+    child: ChildProcess
     request: SlotRequest
     on_stage: OnStage
     last_sign_s: float
-    result: asyncio.Future[EngineResult]
-    """Its result; an error if the process is lost; cancelled once its work has stopped."""
+    result: asyncio.Future[EngineResult | None]
+    """Its result; an error if the process is lost; cancelled once its work has stopped.
+
+    None of one that is spoken ahead.
+    """
     given_up: bool = False
     """Whether it was told to stop, and nobody waits for its result."""
     stage: Stage | None = None
@@ -126,22 +132,39 @@ class ProcessEngine:
 
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         """Make the slot; see `Engine`."""
+        result = await self._end_of(self._begin(Make, request, on_stage))
+        if result is None:
+            raise AssertionError("only what is spoken ahead ends without a result")
+        return result
+
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Speak the slot; see `Engine`."""
+        work = self._begin(Speak, request, ignore_stage)
+        await self._end_of(work)
+        await self._settle(work)
+
+    def _begin(self, order: type[Make | Speak], request: SlotRequest, on_stage: OnStage) -> _Work:
         if self._child is None or not self.ready:
             raise EngineLostError("the engine is not started")
-        result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
-        work = _Work(next(self._numbers), request, on_stage, time.monotonic(), result)
+        result: asyncio.Future[EngineResult | None] = asyncio.get_running_loop().create_future()
+        number, now_s = next(self._numbers), time.monotonic()
+        work = _Work(number, self._child, request, on_stage, now_s, result)
         self._works[work.number] = work
-        self._child.line.send(Make(work.number, request))
+        self._child.line.send(order(work.number, request))
+        return work
+
+    async def _end_of(self, work: _Work) -> EngineResult | None:
+        """Return what comes of a work, or give it up once it cannot be waited for any longer."""
         try:
             while not work.result.done():
                 await asyncio.wait({work.result}, timeout=WATCH_INTERVAL_S)
-                self._watch_memory(self._child, work)
+                self._watch_memory(work)
                 overdue = self._overdue(work, time.monotonic())
                 if overdue is not None and not work.result.done():
-                    self._give_up(self._child, work)
+                    self._give_up(work)
                     return overdue
         except asyncio.CancelledError:
-            self._give_up(self._child, work)
+            self._give_up(work)
             await self.settle()
             raise
         del self._works[work.number]
@@ -166,9 +189,9 @@ class ProcessEngine:
         if not work.result.cancelled() and (error := work.result.exception()) is not None:
             raise error
 
-    def _give_up(self, child: ChildProcess, work: _Work) -> None:
+    def _give_up(self, work: _Work) -> None:
         work.given_up = True
-        child.line.send(Cancel(work.number))
+        work.child.line.send(Cancel(work.number))
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -192,6 +215,10 @@ class ProcessEngine:
     def overlap_room_s(self) -> float:
         """How long before a slot's deadline another may be begun; see `Engine`."""
         return self._config.orchestration.overlap_room_s
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return how long before its deadline another slot must end; see `Engine`."""
+        return self._predictions.speech_room_s(recipe)
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return why a stage would exceed its limit; see `Engine`."""
@@ -280,6 +307,8 @@ class ProcessEngine:
                 pass
             case Made(slot=slot) | NotMade(slot=slot) if not work.result.done():
                 work.result.set_result(slot)
+            case Spoken() if not work.result.done():
+                work.result.set_result(None)
             case Stopped() if not work.result.done():
                 work.result.cancel()
 
@@ -300,13 +329,13 @@ class ProcessEngine:
             return _timeout(work.stage, "the deadline passed, and the work went on", work, now_s)
         return None
 
-    def _watch_memory(self, child: ChildProcess, work: _Work) -> None:
+    def _watch_memory(self, work: _Work) -> None:
         limit_gb = self._config.engine.memory_limit_gb
         if limit_gb is None or work.result.done():
             return
-        held_gb = child.memory_bytes() / 1e9
+        held_gb = work.child.memory_bytes() / 1e9
         if held_gb > limit_gb:
-            child.send_kill()
+            work.child.send_kill()
             self._fail(
                 EngineLostError(
                     f"the engine process held {held_gb:.2f} GB of memory, above its limit of"

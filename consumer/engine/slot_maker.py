@@ -33,6 +33,7 @@ from consumer.engine.base import (
     SlotRequest,
 )
 from consumer.engine.predictions import Predictions
+from consumer.job import TickKey
 from consumer.telemetry import propagation, semconv
 from consumer.telemetry.redaction import shorten
 from schemas import (
@@ -57,7 +58,8 @@ from vortex.errors import (
 from vortex.orchestration import SlotResult, SlotScheduler, StageEstimates
 from vortex.orchestration.estimates_file import EstimatesFile
 from vortex.rung import Rung
-from vortex.slot import SlotContext, SlotListener
+from vortex.slot import SlotContext, SlotListener, SpokenAhead
+from vortex.utils.cancellation import being_cancelled
 from vortex.utils.files import sha256_of
 from vortex.weights.manifest import FILE_NAME, verify_manifest
 
@@ -99,6 +101,8 @@ class SlotMaker:
         # It lists the checksum of every file of weights.
         manifest = config.models.profile_directory / FILE_NAME
         self._models_sha256 = sha256_of(manifest) if manifest.exists() else None
+        # The slot that is spoken ahead, or was.
+        self._ahead: tuple[TickKey, asyncio.Task[SpokenAhead]] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._next_save_s = 0.0
 
@@ -191,6 +195,44 @@ class SlotMaker:
             self._save_estimates()
             return result
 
+    async def speak_ahead(self, request: SlotRequest, listener: SlotListener) -> None:
+        """Speak a slot that should be made next, and encode its prompt; see `Engine`.
+
+        Raises:
+            EngineLostError: a stage hangs, or the GPU is in an error state.
+        """
+        slot = SlotContext(
+            recipe=request.recipe, slot_id=request.slot_id, seed=request.seed, listener=listener
+        )
+        speaking = asyncio.create_task(self._speak_ahead(request, slot))
+        self._ahead = request.key, speaking
+        try:
+            await speaking
+        except (StageHungError, DeviceLostError) as error:
+            raise EngineLostError(str(error)) from error
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+        except Exception as error:  # noqa: BLE001 - the slot speaks by itself, and tells
+            _log_not_ahead(slot, error)
+
+    async def _speak_ahead(self, request: SlotRequest, slot: SlotContext) -> SpokenAhead:
+        with tracer.start_as_current_span(
+            "slot.prepare",
+            context=propagation.extract_carrier(request.trace),
+            attributes={semconv.SLOT_ID: request.slot_id, semconv.SLOT_AHEAD: True},
+            record_exception=False,
+            set_status_on_exception=False,
+        ):
+            try:
+                async with asyncio.timeout(self._config.orchestration.timeouts.image_s):
+                    await self._pipeline.encode_prompt(request.recipe)
+            except (StageHungError, DeviceLostError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the image stage encodes it, and tells
+                _log_not_ahead(slot, error)
+            return await self.scheduler.speak_ahead(slot)
+
     def _save_estimates(self) -> None:
         """Have what was learned written, once every few seconds; nobody waits for it."""
         now = time.monotonic()
@@ -236,6 +278,7 @@ class SlotMaker:
 
     async def _with_seed(self, request: SlotRequest, slot: SlotContext) -> SlotMade | None:
         """Make the slot with the context's seed; None if the self-check rejects it."""
+        await self._take_ahead(request, slot)
         encoder = await asyncio.to_thread(self._new_encoder, request, slot)
         slot.sink = encoder
         stored = False
@@ -251,6 +294,17 @@ class SlotMaker:
             if not stored:
                 await asyncio.to_thread(encoder.abort)
         return self._made(result, slot, artifact, provenance)
+
+    async def _take_ahead(self, request: SlotRequest, slot: SlotContext) -> None:
+        """Take what was spoken ahead if it is this slot's, else stop it and drop it."""
+        if self._ahead is None:
+            return
+        (key, speaking), self._ahead = self._ahead, None
+        if key == request.key:
+            slot.ahead = speaking
+        else:
+            speaking.cancel()
+            await asyncio.wait({speaking})
 
     def _unknown_demands(self, recipe: Recipe) -> tuple[str, ...]:
         """Return words that the recipe insists on and that no self-check can decide about."""
@@ -374,6 +428,11 @@ class SlotMaker:
             if needed_s is not None and needed_s < _left_s(request):
                 return request.rungs[index:]
         return ()
+
+
+def _log_not_ahead(slot: SlotContext, error: Exception) -> None:
+    about = {"slot_id": slot.slot_id, "error_type": semconv.error_type(error)}
+    logger.debug("Not done ahead", extra=about)
 
 
 def _clip_of(pipeline: VortexPipeline) -> DualClip | None:

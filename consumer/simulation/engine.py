@@ -161,6 +161,9 @@ class SimulatedEngine:
         quality = Quality(frames_computed=1, frames_total=1, steps=1, rung=rung.name)
         return SlotMade(_ARTIFACT, _VERIFICATION, quality, request.seed, {}, dict(slot.breakdown))
 
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Do nothing: a slot sleeps through its speech in its turn."""
+
     async def settle(self) -> None:
         """Do nothing: `run` returns when the slot's work has stopped."""
 
@@ -180,6 +183,10 @@ class SimulatedEngine:
     @property
     def overlap_room_s(self) -> float:
         """Return that slots do not overlap: nothing is stored."""
+        return math.inf
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return that nothing is spoken ahead."""
         return math.inf
 
     @property

@@ -124,7 +124,9 @@ def _tick(
         if span.kind == "PRODUCER" and span.parent_span_id == process.span_id
     ]
     decided_ns = min(published, default=process.end_ns)
-    work = [span for span in trace if span.name in _WORK]
+    work = [
+        span for span in trace if span.name in _WORK and not span.attributes.get(semconv.SLOT_AHEAD)
+    ]
     made = process.attributes.get(semconv.SLOT_OUTCOME) == _COMPLETE and work
     read_first = _read_first(process, by_id)
     partition = read_first.attributes.get(semconv.PARTITION_ID)

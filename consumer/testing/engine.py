@@ -114,6 +114,9 @@ class FakeEngine:
             times_ms=_times_ms(now_s() - started_s, Stage.STORE),
         )
 
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Do nothing: slots have no speech."""
+
     async def settle(self) -> None:
         """Do nothing: `run` returns when the slot's work has stopped."""
 
@@ -138,6 +141,10 @@ class FakeEngine:
     @property
     def overlap_room_s(self) -> float:
         """Return that slots do not overlap."""
+        return math.inf
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return that nothing is spoken ahead."""
         return math.inf
 
     def rule_out(self, recipe: Recipe) -> str | None:

@@ -73,6 +73,9 @@ class StoringMaker:
         stored = await asyncio.to_thread(self._put, request)
         return replace(made, artifact=made.artifact.model_copy(update=stored))
 
+    async def speak_ahead(self, request: SlotRequest, listener: SlotListener) -> None:
+        """Do nothing; as no stage is ever measured, nobody asks for it."""
+
     def _put(self, request: SlotRequest) -> dict[str, Any]:
         random = Random(f"{request.channel}/{request.slot_id}/{request.seed}")
         content = random.randbytes(random.randint(1, MAX_ARTIFACT_BYTES))

@@ -30,6 +30,10 @@ class Script:
     """The work goes on until this is set, on top of `work_s`."""
     speech: asyncio.Event | None = None
     """The video begins once this is set, before `work_s`."""
+    ahead: asyncio.Event | None = None
+    """Speaking the slot ahead goes on until this is set."""
+    ahead_error: EngineLostError | None = None
+    """Raised at the end of speaking it ahead; takes the engine down."""
     store: asyncio.Event | None = None
     """The slot is then stored until this is set."""
     error: Exception | None = None
@@ -44,7 +48,8 @@ class ScriptedEngine:
     """An `Engine` whose slots follow scripts, by slot id.
 
     It insists on what an engine may rely on: it is started first, makes one slot at a time besides
-    those that are being stored, and is started again after it was lost.
+    those that are being stored, speaks one slot ahead at a time, and is started again after it was
+    lost.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class ScriptedEngine:
         """What `predict_rest_s` answers."""
         self.room_s = math.inf
         """What `overlap_room_s` answers."""
+        self.speech_s = math.inf
+        """What `speech_room_s` answers."""
         self.ladder: tuple[Rung, ...] = (FULL,)
         self.ruled_out: str | None = None
         """What `rule_out` answers."""
@@ -93,6 +100,14 @@ class ScriptedEngine:
         """Slot ids whose work was stopped from outside."""
         self.running: int | None = None
         """The slot id that is being made."""
+        self.ahead_s = 0.0
+        """Seconds that speaking a slot ahead takes."""
+        self.spoken: list[int] = []
+        """Slot ids that were asked for ahead."""
+        self.silenced: list[int] = []
+        """Slot ids whose speech ahead was stopped from outside."""
+        self.speaking: int | None = None
+        """The slot id that is spoken ahead."""
         self.storing: set[int] = set()
         """The slot ids that are being stored."""
         self.up = False
@@ -152,6 +167,27 @@ class ScriptedEngine:
         self.finished.append(request.slot_id)
         return script.result or slot_made(request)
 
+    async def speak_ahead(self, request: SlotRequest) -> None:
+        """Follow the slot's script."""
+        assert self.up, "asked to speak before it was started, or after it was lost"
+        assert self.running != request.slot_id, "asked to speak a slot ahead of itself"
+        assert self.speaking is None, f"asked to speak while slot {self.speaking} is spoken"
+        script = self.scripts.get(request.slot_id, self.default)
+        self.spoken.append(request.slot_id)
+        self.speaking = request.slot_id
+        try:
+            await asyncio.sleep(self.ahead_s)
+            if script.ahead is not None:
+                await script.ahead.wait()
+        except asyncio.CancelledError:
+            self.silenced.append(request.slot_id)
+            raise
+        finally:
+            self.speaking = None
+        if script.ahead_error is not None:
+            self.up = False
+            raise script.ahead_error
+
     def predict_s(self, recipe: Recipe, rung: Rung = FULL) -> float | None:
         """Return `predicted_s`, whatever the recipe, or the rung's share of it."""
         return None if self.predicted_s is None else self.predicted_s * rung.work_share
@@ -169,6 +205,10 @@ class ScriptedEngine:
     def overlap_room_s(self) -> float:
         """Return `room_s`."""
         return self.room_s
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """Return `speech_s`, whatever the recipe."""
+        return self.speech_s
 
     def rule_out(self, recipe: Recipe) -> str | None:
         """Return `ruled_out`, whatever the recipe."""

@@ -46,6 +46,9 @@ class FilmPipeline:
     ) -> DualClipResult:
         return verdict(video, 0.8, 0.8)
 
+    async def encode_prompt(self, recipe: Recipe) -> None:
+        """Have no text encoder."""
+
     def close(self) -> None:
         """Hold nothing."""
 

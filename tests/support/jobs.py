@@ -10,7 +10,7 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
 from consumer.job import Arrival, Job, TickKey
 from schemas import AudioTrack, Recipe, SlotTick, VisualTrack
@@ -50,12 +50,13 @@ def job(
 ) -> Job:
     """Return the job of a tick that arrived just now, or at a monotonic second.
 
-    Its offset is its slot id, if no other is given.
+    Its offset is its slot id, if no other is given; a span that records is its trace.
     """
     arrival = Arrival(datetime.now(UTC), time.monotonic() if arrived_s is None else arrived_s)
     deadline = arrival.wall + timedelta(seconds=deadline_in_s)
     key = TickKey(TOPIC, partition, slot_id if offset is None else offset)
-    return Job.of(key, tick(slot_id, deadline=deadline, recipe=recipe), arrival, span, Context())
+    context = set_span_in_context(span, Context())
+    return Job.of(key, tick(slot_id, deadline=deadline, recipe=recipe), arrival, span, context)
 
 
 def tick_json(**changes: Any) -> bytes:

@@ -46,15 +46,22 @@ class ScriptedMaker:
 
     async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
         """Be in the video stage and follow the script."""
-        listener.step_began("video")
-        listener.attempt_began("video")
+        await self._play("video", request, listener)
+        return slot_made(request)
+
+    async def speak_ahead(self, request: SlotRequest, listener: SlotListener) -> None:
+        """Be in the audio stage and follow the script."""
+        await self._play("audio", request, listener)
+
+    async def _play(self, stage: str, request: SlotRequest, listener: SlotListener) -> None:
+        listener.step_began(stage)
+        listener.attempt_began(stage)
         try:
             await self._follow(request.recipe.audio_track.script, listener)
         finally:
-            listener.attempt_ended("video")
-            listener.step_ended("video")
-        self._estimates.observe("video", 0.25, units=2.0)
-        return slot_made(request)
+            listener.attempt_ended(stage)
+            listener.step_ended(stage)
+        self._estimates.observe(stage, 0.25, units=2.0)
 
     async def _follow(self, script: str, listener: SlotListener) -> None:
         match script:

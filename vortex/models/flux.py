@@ -149,7 +149,7 @@ class FluxImage:
             token.raise_if_cancelled()
             return kwargs
 
-        embeddings, pooled = self._embeddings(prompt)
+        embeddings, pooled = self.encode(prompt)
         token.raise_if_cancelled()
         picture: torch.Tensor = self._pipeline(
             prompt_embeds=embeddings,
@@ -166,7 +166,7 @@ class FluxImage:
         return picture.float().clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def _embeddings(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what T5 and CLIP read in a prompt; of the latest prompts it is kept."""
         known = self._encoded.pop(prompt, None)
         if known is None:

@@ -23,7 +23,8 @@ from vortex.errors import (
 from vortex.orchestration.estimates import STAGES, StageEstimates, video_units, work_units
 from vortex.orchestration.models import GenerationBreakdown, SlotMetadata, SlotResult
 from vortex.rung import FULL, Rung
-from vortex.slot import SlotContext, as_recipe, slot_seed
+from vortex.slot import SlotContext, SpokenAhead, as_recipe, slot_seed
+from vortex.utils.cancellation import being_cancelled
 from vortex.utils.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -221,6 +222,22 @@ class SlotScheduler:
         )
         return result
 
+    async def speak_ahead(self, slot: SlotContext) -> SpokenAhead:
+        """Speak a slot that is not begun yet: one attempt of its audio stage.
+
+        Give the slot the task that does this as `SlotContext.ahead`, and it takes the speech from
+        there. If that failed, it speaks by itself, with its retries.
+
+        Args:
+            slot: a context for the speech alone.
+
+        Raises:
+            Exception: the stage's own error, unchanged; also that it went over its limit.
+        """
+        recipe = self._as_pipeline_reads(slot.recipe, slot.recipe)
+        waveform = await _SlotRun(self, recipe, slot, math.inf).audio_ahead()
+        return SpokenAhead(waveform, slot.speech, slot.breakdown["audio_ms"])
+
     def rule_out(self, recipe: Recipe, rung: Rung = FULL) -> str | None:
         """Return in words why the limits rule a slot out at a rung, or None if it may be tried.
 
@@ -337,8 +354,35 @@ class _SlotRun:
         self._estimate = scheduler.estimates.slot(slot.recipe)
 
     async def audio(self) -> torch.Tensor:
-        attempt = self._scheduler._generate_audio_with_timeout
-        return await self._stage("audio", lambda: attempt(self._recipe, self._slot))
+        spoken = await self._spoken_ahead()
+        return spoken if spoken is not None else await self._stage("audio", self._speak)
+
+    async def audio_ahead(self) -> torch.Tensor:
+        return await self._stage("audio", self._speak, ahead=True)
+
+    def _speak(self) -> Awaitable[torch.Tensor]:
+        return self._scheduler._generate_audio_with_timeout(self._recipe, self._slot)
+
+    async def _spoken_ahead(self) -> torch.Tensor | None:
+        """Return the speech that was begun ahead, when it is there; None if it must be made now."""
+        slot = self._slot
+        if slot.ahead is None:
+            return None
+        try:
+            with slot.step("audio", self._scheduler._clock):
+                spoken = await slot.ahead
+        except NOT_RETRIED:
+            raise
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            slot.ahead = None
+        except Exception:  # noqa: BLE001 - whoever spoke ahead has logged it
+            slot.ahead = None
+        else:
+            slot.speech, slot.breakdown["audio_ms"] = spoken.speech, spoken.took_ms
+            return spoken.waveform
+        return None
 
     async def image(self) -> torch.Tensor:
         attempt = self._scheduler._generate_image_with_timeout
@@ -424,7 +468,9 @@ class _SlotRun:
         logger.info(message, extra={"slot_id": self._slot.slot_id, **times})
         trace.get_current_span().add_event(message, times)
 
-    async def _stage(self, stage: str, make_coroutine: Callable[[], Awaitable[T]]) -> T:
+    async def _stage(
+        self, stage: str, make_coroutine: Callable[[], Awaitable[T]], *, ahead: bool = False
+    ) -> T:
         clock, estimates = self._scheduler._clock, self._scheduler.estimates
         units = work_units(self._slot.recipe, self._slot.rung)[stage]
 
@@ -449,10 +495,11 @@ class _SlotRun:
         about: dict[str, str | int] = {"slot.stage": stage}
         if self._slot.slot_id is not None:
             about["slot.id"] = self._slot.slot_id
+        if ahead:
+            about["slot.ahead"] = True
+        retries = 0 if ahead else self._scheduler.retry_policy[stage]
         with self._slot.step(stage, clock), _span(f"slot.{stage}", about):
-            return await self._scheduler._with_retry(
-                measured_attempt, self._scheduler.retry_policy[stage], stage
-            )
+            return await self._scheduler._with_retry(measured_attempt, retries, stage)
 
     def _done_units(self, stage: str, planned: float) -> float:
         """Return the work of a stage that has finished; a video may have stepped down meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -71,3 +72,9 @@ class CancellationToken:
             self._on_poll()
         if self._event.is_set():
             raise StageCancelled
+
+
+def being_cancelled() -> bool:
+    """Return whether the current task is to stop, and not only something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -19,8 +19,11 @@ from consumer.engine.base import (
     EngineLostError,
     EngineResult,
     EngineStartError,
+    OnStage,
     SlotMade,
     SlotNotMade,
+    SlotRequest,
+    ignore_stage,
 )
 from consumer.job import Hop, Job, Step
 from consumer.planning.optimum import Known, most_on_time
@@ -253,6 +256,220 @@ async def test_dropping_a_slot_that_is_stored_leaves_the_running_one_alone() -> 
         hold.set()
         await bench.until_decided(1)
     assert bench.decided.keys() == {1}
+
+
+# Speaking the next slot while one is rendered
+
+
+def spoken() -> asyncio.Event:
+    """Return the event of a speech that is over."""
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+def speaking_engine(*, first: Script | None = None) -> ScriptedEngine:
+    """Return an engine that renders slot 0 until its script ends: 2 s, as it predicts."""
+    hold = asyncio.Event()
+    engine = ScriptedEngine({0: first or Script(speech=spoken(), hold=hold)}, predicted_s=3.0)
+    engine.rest_s = {Stage.VIDEO: 2.0}
+    engine.speech_s = 1.0
+    return engine
+
+
+@asynccontextmanager
+async def rendering(engine: ScriptedEngine, deadline_in_s: float = 20.0) -> AsyncIterator[Bench]:
+    """Serve until the video of slot 0 has begun."""
+    told: list[Step] = []
+    async with serving(engine, lambda _, step: told.append(step)) as bench:
+        bench.submit(job(0, deadline_in_s=deadline_in_s))
+        await bench.until(lambda: any(step.stage is Stage.VIDEO for step in told))
+        yield bench
+
+
+async def nothing_spoken(engine: ScriptedEngine, bench: Bench) -> bool:
+    """Return whether nothing is spoken ahead within a few turns of the loop."""
+    await asyncio.wait({bench.serving}, timeout=0.1)
+    return engine.spoken == []
+
+
+async def test_slot_that_goes_next_is_spoken_once_while_the_one_before_is_rendered() -> None:
+    hold = asyncio.Event()
+    engine = speaking_engine(first=Script(speech=spoken(), hold=hold))
+    async with rendering(engine) as bench:
+        later, sooner = job(1, deadline_in_s=60.0), job(2, deadline_in_s=40.0)
+        bench.submit(later, sooner)
+        await bench.until(lambda: engine.spoken != [])
+        bench.submit(job(3, deadline_in_s=50.0))
+        await asyncio.wait({bench.serving}, timeout=0.1)
+        assert engine.spoken == [2]
+        hold.set()
+        await bench.until_decided(0, 1, 2, 3)
+    assert engine.started == [0, 2, 3, 1]
+    assert engine.silenced == []
+
+
+async def test_nothing_is_spoken_ahead_before_the_video_of_the_one_in_the_making() -> None:
+    engine = speaking_engine(first=Script(speech=asyncio.Event()))
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=20.0), job(1, deadline_in_s=40.0))
+        await bench.until(lambda: engine.running == 0)
+        assert await nothing_spoken(engine, bench)
+
+
+async def test_nothing_is_spoken_ahead_while_the_one_in_the_making_is_stored() -> None:
+    engine = speaking_engine(first=Script(speech=spoken(), store=asyncio.Event()))
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=20.0))
+        await bench.until(lambda: engine.storing == {0})
+        bench.submit(job(1, deadline_in_s=40.0))
+        assert await nothing_spoken(engine, bench)
+
+
+@pytest.mark.parametrize("seed_again", [Stage.AUDIO, Stage.IMAGE])
+async def test_nothing_is_spoken_ahead_while_another_seed_is_tried(seed_again: Stage) -> None:
+    class AnotherSeed(ScriptedEngine):
+        async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
+            if request.slot_id == 0:
+                on_stage(Stage.VIDEO)
+                on_stage(seed_again)
+            return await super().run(request, ignore_stage)
+
+    engine = AnotherSeed({0: held()}, predicted_s=3.0)
+    engine.rest_s, engine.speech_s = {Stage.VIDEO: 2.0}, 1.0
+    async with serving(engine) as bench:
+        bench.submit(job(0, deadline_in_s=20.0), job(1, deadline_in_s=40.0))
+        await bench.until(lambda: engine.running == 0)
+        assert await nothing_spoken(engine, bench)
+
+
+@pytest.mark.parametrize(
+    ("deadline_in_s", "speech_s"), [(4.0, 2.5), (20.0, math.inf), (60.0, math.inf)]
+)
+async def test_nothing_is_spoken_that_could_make_the_one_in_the_making_late(
+    deadline_in_s: float, speech_s: float
+) -> None:
+    engine = speaking_engine()
+    engine.speech_s = speech_s
+    async with rendering(engine, deadline_in_s) as bench:
+        bench.submit(job(1, deadline_in_s=70.0))
+        assert await nothing_spoken(engine, bench)
+
+
+async def test_speech_that_just_leaves_the_one_in_the_making_its_time_is_spoken() -> None:
+    engine = speaking_engine()
+    engine.speech_s = 1.5
+    async with rendering(engine, 4.0) as bench:
+        bench.submit(job(1, deadline_in_s=70.0))
+        await bench.until(lambda: engine.spoken == [1])
+
+
+@pytest.mark.parametrize("how", ["paused", "closing"])
+async def test_nothing_is_spoken_ahead_by_a_dispatcher_that_starts_nothing(how: str) -> None:
+    engine = speaking_engine()
+    async with rendering(engine) as bench:
+        if how == "paused":
+            bench.dispatcher.pause()
+        else:
+            bench.dispatcher.finish_by(time.monotonic() + 60.0)
+        bench.submit(job(1, deadline_in_s=70.0))
+        assert await nothing_spoken(engine, bench)
+
+
+@pytest.mark.parametrize("how", ["dropped", "cancelled", "handed over"])
+async def test_speech_of_a_slot_that_waits_no_more_is_stopped_and_the_next_one_is_spoken(
+    how: str,
+) -> None:
+    engine = speaking_engine()
+    engine.scripts[1] = Script(ahead=asyncio.Event())
+    leaves = False
+
+    def hand_over(one: Job, _seconds: float, _spare_s: float, _why: str) -> bool:
+        return leaves and one.tick.slot_id == 1
+
+    async with serving(engine, hand_over=hand_over) as bench:
+        bench.submit(job(0, deadline_in_s=20.0), first := job(1, deadline_in_s=40.0))
+        bench.submit(job(2, deadline_in_s=60.0))
+        await bench.until(lambda: engine.speaking == 1)
+        if how == "dropped":
+            bench.dispatcher.drop(first.key)
+        elif how == "cancelled":
+            bench.dispatcher.cancel(lambda one: "not wanted" if one is first else None)
+        else:
+            leaves = True
+            bench.dispatcher.pause()
+            bench.submit(job(3, deadline_in_s=70.0))
+            await bench.until(lambda: engine.silenced == [1])
+            bench.dispatcher.resume()
+        await bench.until(lambda: engine.spoken == [1, 2])
+        assert engine.silenced == [1]
+
+
+async def test_speech_of_another_slot_than_the_one_that_begins_is_stopped() -> None:
+    hold = asyncio.Event()
+    engine = speaking_engine(first=Script(speech=spoken(), hold=hold))
+    engine.scripts[1] = Script(ahead=asyncio.Event())
+    async with rendering(engine) as bench:
+        bench.submit(job(1, deadline_in_s=60.0))
+        await bench.until(lambda: engine.speaking == 1)
+        engine.scripts[2] = Script(hold=(other := asyncio.Event()))
+        bench.submit(job(2, deadline_in_s=30.0))
+        hold.set()
+        await bench.until(lambda: engine.running == 2)
+        await bench.until(lambda: engine.silenced == [1])
+        other.set()
+        await bench.until_decided(0, 1, 2)
+    assert engine.started == [0, 2, 1]
+
+
+async def test_speech_goes_on_when_its_own_slot_begins() -> None:
+    hold = asyncio.Event()
+    engine = speaking_engine(first=Script(speech=spoken(), hold=hold))
+    engine.scripts[1] = Script(ahead=(ahead := asyncio.Event()), hold=(second := asyncio.Event()))
+    async with rendering(engine) as bench:
+        bench.submit(job(1, deadline_in_s=60.0))
+        await bench.until(lambda: engine.speaking == 1)
+        hold.set()
+        await bench.until(lambda: engine.running == 1)
+        await asyncio.wait({bench.serving}, timeout=0.1)
+        assert engine.speaking == 1
+        ahead.set()
+        second.set()
+        await bench.until_decided(1)
+    assert engine.silenced == []
+
+
+async def test_engine_that_is_lost_while_it_speaks_ahead_is_replaced_and_both_slots_made() -> None:
+    hold, ahead = asyncio.Event(), asyncio.Event()
+    engine = speaking_engine(first=Script(speech=spoken(), hold=hold))
+    engine.scripts[1] = Script(ahead=ahead, ahead_error=LOST)
+    async with rendering(engine) as bench:
+        bench.submit(job(1, deadline_in_s=60.0))
+        await bench.until(lambda: engine.speaking == 1)
+        ahead.set()
+        await bench.until(lambda: not engine.up)
+        hold.set()
+        decided = await bench.until_decided(0, 1)
+    assert all(isinstance(each.made, SlotMade) for each in decided)
+    assert (engine.started, engine.starts) == ([0, 1], 2)
+
+
+async def test_slot_that_an_engine_was_lost_with_is_not_spoken_ahead_again() -> None:
+    """Else it could take the one in the making with it as often as that is tried."""
+    hold, ahead = asyncio.Event(), spoken()
+    engine = speaking_engine(first=Script(speech=spoken(), hold=hold, error=LOST))
+    engine.scripts[1] = Script(ahead=ahead, ahead_error=LOST)
+    async with rendering(engine) as bench:
+        bench.submit(job(1, deadline_in_s=60.0))
+        await bench.until(lambda: not engine.up)
+        engine.scripts[0] = Script(speech=spoken(), hold=(again := asyncio.Event()))
+        hold.set()
+        await bench.until(lambda: engine.started == [0, 0])
+        await asyncio.wait({bench.serving}, timeout=0.1)
+        assert engine.spoken == [1]
+        again.set()
+        decided = await bench.until_decided(0, 1)
+    assert all(isinstance(each.made, SlotMade) for each in decided)
 
 
 # Hopeless slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections import Counter
 
 from hypothesis import given, settings
@@ -13,12 +14,16 @@ from consumer.dispatcher import Dispatcher
 from consumer.engine.base import EngineLostError, EngineResult, OnStage, SlotRequest, ignore_stage
 from consumer.job import Job
 from consumer.simulation.virtual_time import run_in_virtual_time
+from schemas import Stage
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.jobs import job
 from vortex.rung import LADDER
 from vortex.utils.clock import now_s
 
 FULL_S = 8.0
+SPEECH_S = 3.0
+SPOKEN = asyncio.Event()
+SPOKEN.set()
 LONGEST_S = 400.0
 
 EVENTS = st.one_of(
@@ -36,18 +41,25 @@ EVENTS = st.one_of(
 class CheckingEngine(ScriptedEngine):
     """Takes on its rung as long as predicted times a factor; refuses what cannot be in time."""
 
+    def __init__(self) -> None:
+        super().__init__(predicted_s=FULL_S)
+        self.ladder = LADDER[:2]
+        self.rest_s = {Stage.VIDEO: FULL_S}
+        self.speech_s = self.ahead_s = SPEECH_S
+
     async def run(self, request: SlotRequest, on_stage: OnStage = ignore_stage) -> EngineResult:
         seconds = FULL_S * request.rungs[0].work_share
         # A plan is made a few loop turns before; no virtual time passes in between.
         assert now_s() + seconds <= request.deadline_s + 1e-6, "started although it cannot finish"
         script = self.scripts.get(request.slot_id, Script())
-        self.scripts[request.slot_id] = Script(seconds * script.work_s, error=script.error)
+        self.scripts[request.slot_id] = dataclasses.replace(
+            script, work_s=seconds * script.work_s, speech=SPOKEN
+        )
         return await super().run(request, on_stage)
 
 
 async def _play(events: list[tuple[str, float, float]]) -> None:
-    engine = CheckingEngine(predicted_s=FULL_S)
-    engine.ladder = LADDER[:2]
+    engine = CheckingEngine()
     decided: Counter[int] = Counter()
     dispatcher = Dispatcher(engine, lambda one, _made, _began: decided.update([one.tick.slot_id]))
     serving = asyncio.create_task(dispatcher.run())
@@ -57,7 +69,8 @@ async def _play(events: list[tuple[str, float, float]]) -> None:
     def arrive(deadline_in_s: float, factor: float) -> None:
         slot_id = len(owned) + len(gone) + 1
         error = EngineLostError("gone") if factor > 1.9 else None
-        engine.scripts[slot_id] = Script(factor, error=error)
+        lost_ahead = EngineLostError("gone ahead") if 1.7 < factor < 1.8 else None
+        engine.scripts[slot_id] = Script(factor, error=error, ahead_error=lost_ahead)
         owned[slot_id] = job(slot_id, deadline_in_s=deadline_in_s, arrived_s=now_s())
         dispatcher.submit(owned[slot_id])
 
@@ -100,6 +113,7 @@ async def _play(events: list[tuple[str, float, float]]) -> None:
         await serving
     assert {slot_id: decided[slot_id] for slot_id in owned} == dict.fromkeys(owned, 1)
     assert max(Counter(engine.finished).values(), default=1) == 1
+    assert engine.speaking is None
 
 
 @given(st.lists(EVENTS, max_size=40))

@@ -129,6 +129,17 @@ def test_null_in_the_environment_takes_a_value_of_the_file_away(
     assert load("device: {cpu_threads: 3}").device.cpu_threads is None
 
 
+@pytest.mark.parametrize(("profile", "ahead"), [("mini", True), ("production", False)])
+def test_value_by_profile_is_chosen_at_every_depth_and_one_value_is_for_all(
+    profile: str, ahead: bool, load: Callable[[str], WorkerConfig]
+) -> None:
+    models = f"models: {{profile: {profile}}}\n"
+    assert load(models).orchestration.overlap.speech is ahead
+    switched = load(f"{models}orchestration: {{overlap: {{speech: {not ahead}}}}}")
+    assert switched.orchestration.overlap.speech is not ahead
+    assert switched.orchestration.overlap.store is True
+
+
 def test_empty_file_and_empty_section_change_nothing(load: Callable[[str], WorkerConfig]) -> None:
     assert load("") == load("kafka:\n") == WorkerConfig.load()
 

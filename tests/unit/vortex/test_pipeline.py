@@ -85,6 +85,9 @@ class SmallModels:
         self._play("image", asked | {"prompt": prompt})
         return torch.full((1, 3, SIZE, SIZE), asked["seed"] % 100 / 100)
 
+    def encode(self, prompt: str) -> None:
+        self._play("prompt", {"prompt": prompt, "token": CancellationToken()})
+
     def animate(self, image: torch.Tensor, speech: Speech, **asked: Any) -> Iterator[torch.Tensor]:
         self._play("video", asked | {"speech": speech})
         for numbers in asked["chosen"]:
@@ -354,3 +357,54 @@ def test_registry_gives_models_by_name_and_lists_them(make_pipeline: MakePipelin
     assert registry.revisions == {"small": "1"}
     with pytest.raises(KeyError, match="known are small"):
         registry.get_model("gpt")
+
+
+# Two slots
+
+
+async def test_each_model_is_used_by_one_slot_at_a_time(make_pipeline: MakePipeline) -> None:
+    alone: list[bool] = []
+
+    def noting(lock: threading.Lock) -> Work:
+        def work(_: CancellationToken) -> None:
+            alone.append(free := lock.acquire(blocking=False))
+            threading.Event().wait(0.02)
+            if free:
+                lock.release()
+
+        return work
+
+    speech, picture = threading.Lock(), threading.Lock()
+    locks = {"audio": speech, "image": picture, "prompt": picture}
+    models = SmallModels(work={stage: noting(lock) for stage, lock in locks.items()})
+    pipeline = make_pipeline(models)
+    recipe = as_recipe(RECIPE)
+    await asyncio.gather(
+        pipeline._generate_audio(recipe),
+        pipeline._generate_audio(recipe),
+        pipeline._generate_actor(recipe),
+        pipeline.encode_prompt(recipe),
+    )
+    assert models.asked["prompt"]["prompt"] == recipe.visual_track.prompt
+    assert alone == [True] * 4
+
+
+async def test_speech_is_made_during_the_video_of_another_slot(make_pipeline: MakePipeline) -> None:
+    speaking, rendering = threading.Event(), threading.Event()
+
+    def meet(own: threading.Event, other: threading.Event) -> Work:
+        def work(_: CancellationToken) -> None:
+            own.set()
+            assert other.wait(LIMIT_S)
+
+        return work
+
+    models = SmallModels(
+        work={"audio": meet(speaking, rendering), "video": meet(rendering, speaking)}
+    )
+    pipeline = make_pipeline(models)
+    recipe = as_recipe(RECIPE)
+    await asyncio.gather(
+        pipeline._generate_video(torch.zeros(1, 3, SIZE, SIZE), torch.zeros(SAMPLE_RATE_HZ)),
+        pipeline._generate_audio(recipe),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from consumer.config import WorkerConfig
 from consumer.engine import slot_maker
 from consumer.engine.base import EngineLostError, EngineStartError, SlotMade, SlotRequest
 from consumer.engine.inline import InlineEngine
+from consumer.engine.predictions import Predictions
 from consumer.job import TickKey
 from schemas import Recipe
 from tests.support.film_pipeline import FilmPipeline
 from tests.support.jobs import tick
 from tests.support.pipelines import RECIPE
 from vortex.errors import DeviceLostError
+from vortex.orchestration import StageEstimates
+from vortex.orchestration.estimates import work_units
 
 
 class PipelineOfALostDevice(FilmPipeline):
@@ -45,12 +49,15 @@ async def test_engine_whose_device_is_lost_is_not_ready_until_it_is_started_agai
     request = SlotRequest(
         TickKey("slot.ticks", 0, 1), 1, "main", tick(1).recipe, 7, time.monotonic() + 60, True
     )
-    with pytest.raises(EngineLostError, match="device-side assert"):
-        await engine.run(request)
-    assert not engine.ready
-    await engine.stop()
-    await engine.start()
-    assert engine.ready
+    for work in (engine.run, engine.speak_ahead):
+        with pytest.raises(EngineLostError, match="device-side assert"):
+            await work(request)
+        assert not engine.ready
+        with pytest.raises(EngineLostError, match="not started"):
+            await work(request)
+        await engine.stop()
+        await engine.start()
+        assert engine.ready
     await engine.stop()
 
 
@@ -70,6 +77,7 @@ async def test_slots_are_predicted_while_the_models_are_not_loaded(
     recipe = Recipe.model_validate(RECIPE)
     await engine.start()
     assert engine.predict_s(recipe) is None
+    assert engine.speech_room_s(recipe) == math.inf
     result = await engine.run(
         SlotRequest(TickKey("slot.ticks", 0, 1), 1, "main", recipe, 7, time.monotonic() + 60, True)
     )
@@ -78,6 +86,37 @@ async def test_slots_are_predicted_while_the_models_are_not_loaded(
     await engine.stop()
     assert predicted_s is not None
     assert engine.predict_s(recipe) == predicted_s
+
+
+@pytest.mark.parametrize("speech", [True, False])
+async def test_speech_ahead_needs_its_own_time_and_the_buffer_unless_it_is_switched_off(
+    speech: bool,
+) -> None:
+    orchestration = WorkerConfig.load().orchestration
+    overlap = orchestration.overlap.model_copy(update={"speech": speech})
+    estimates = StageEstimates(orchestration.timeouts.by_stage())
+    switched = orchestration.model_copy(update={"overlap": overlap})
+    predictions = Predictions(switched, estimates)
+    recipe = Recipe.model_validate(RECIPE)
+    estimates.observe("audio", 2.0, work_units(recipe)["audio"])
+    assert predictions.speech_room_s(recipe) == math.inf  # of the slot itself, nothing is known
+    for stage in ("image", "video", "clip"):
+        estimates.observe(stage, 0.1)
+    room_s = 2.0 + orchestration.deadline_buffer_s if speech else math.inf
+    assert predictions.speech_room_s(recipe) == room_s
+
+
+async def test_slot_that_the_limits_may_rule_out_is_not_spoken_ahead_and_not_counted() -> None:
+    orchestration = WorkerConfig.load().orchestration
+    estimates = StageEstimates(orchestration.timeouts.by_stage())
+    predictions = Predictions(orchestration, estimates)
+    for stage in ("audio", "image", "video", "clip"):
+        estimates.observe(stage, 1.0)
+    recipe = Recipe.model_validate({**RECIPE, "slot_params": {"duration_sec": 45.0, "fps": 24}})
+    before = predictions.speech_room_s(recipe)
+    assert before == math.inf
+    assert all(predictions.speech_room_s(recipe) == before for _ in range(100))
+    assert predictions.rule_out(recipe) is not None  # no refusal was counted
 
 
 async def test_missing_signing_key_stops_the_start_with_one_line(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ GRACE_S = 0.5
 
 
 def config(limit_s: float = LIMIT_S, **engine: object) -> WorkerConfig:
-    """Return a configuration under which the video stage may take so long."""
+    """Return a configuration under which the video and the speech may take so long."""
     loaded = WorkerConfig.load()
-    timeouts = loaded.orchestration.timeouts.model_copy(update={"video_s": limit_s})
+    limits_s = {"video_s": limit_s, "audio_s": limit_s}
+    timeouts = loaded.orchestration.timeouts.model_copy(update=limits_s)
     return loaded.model_copy(
         update={
             "engine": loaded.engine.model_copy(update=engine),
@@ -261,6 +262,62 @@ async def test_of_two_slots_each_gets_its_own_result_and_one_can_be_stopped() ->
         assert engine.ready
         other.cancel()
         await asyncio.wait({other})
+
+
+async def test_slot_is_spoken_ahead_while_another_is_made_and_the_worker_learns_from_it() -> None:
+    async with started(config(60.0)) as engine:
+        stages: list[Stage] = []
+        making = asyncio.create_task(
+            engine.run(request("stop"), lambda stage, ended=False: stages.append(stage))
+        )
+        await until(lambda: any(work.attempts for work in engine._works.values()))
+        await engine.speak_ahead(request("make"))
+        assert engine._estimates.predict("audio", units=2.0) == 0.25
+        assert stages == [Stage.VIDEO]  # those ahead are not this slot's
+        assert not making.done()
+        making.cancel()
+        await asyncio.wait({making})
+        assert engine.ready
+        assert engine._works == {}
+
+
+async def test_speech_ahead_that_is_cancelled_stops_and_leaves_the_slot_in_the_making_alone() -> (
+    None
+):
+    async with started(config(60.0)) as engine:
+        making = asyncio.create_task(engine.run(request("stop")))
+        speaking = asyncio.create_task(engine.speak_ahead(request("stop")))
+        await until(lambda: len([w for w in engine._works.values() if w.attempts]) == 2)
+        speaking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await speaking
+        assert not making.done()
+        assert engine.ready
+        assert len(engine._works) == 1
+        making.cancel()
+        await asyncio.wait({making})
+
+
+async def test_speech_ahead_that_hangs_costs_the_process_after_its_limit() -> None:
+    async with started(config()) as engine:
+        pid = pid_of(engine)
+        began_s = time.monotonic()
+        with pytest.raises(EngineLostError, match=r"stage audio did not stop within 0\.5 s"):
+            await engine.speak_ahead(request("hang"))
+        assert time.monotonic() - began_s < LIMIT_S + GRACE_S + 1.5
+        assert not lives(pid)
+        await replaced(engine)
+
+
+async def test_process_that_dies_of_speech_ahead_is_lost_to_the_slot_in_the_making_too() -> None:
+    async with started(config(60.0)) as engine:
+        making = asyncio.create_task(engine.run(request("stop")))
+        await until(lambda: any(work.attempts for work in engine._works.values()))
+        with pytest.raises(EngineLostError, match=r"ended \(SIGSEGV\)"):
+            await engine.speak_ahead(request("segfault"))
+        with pytest.raises(EngineLostError, match=r"ended \(SIGSEGV\)"):
+            await making
+        await replaced(engine)
 
 
 async def test_slot_cancelled_before_its_work_began_does_not_cost_the_process() -> None:

@@ -47,6 +47,7 @@ class Recorder:
         slack_s: float,
         work: tuple[float, float] | None,
         partition: int | None = None,
+        spoken_ahead_s: float = 0.0,
     ) -> None:
         where = {} if partition is None else {semconv.PARTITION_ID: str(partition)}
         process = self._tracer.start_span(
@@ -62,7 +63,12 @@ class Recorder:
         if work is not None:
             begin, end = (round(moment * SECOND) for moment in work)
             middle = (begin + end) // 2
-            self._tracer.start_span("slot.audio", within, start_time=begin).end(middle)
+            ahead = round((work[0] - spoken_ahead_s) * SECOND)
+            if spoken_ahead_s:
+                marked = {semconv.SLOT_AHEAD: True}
+                spoken = self._tracer.start_span("slot.audio", within, marked, start_time=ahead)
+                spoken.end(begin)
+            self._tracer.start_span("slot.image", within, start_time=begin).end(middle)
             self._tracer.start_span("slot.store", within, start_time=middle).end(end)
         send = self._tracer.start_span(
             "send slot.results",
@@ -82,6 +88,15 @@ def test_recorded_ticks_arrive_and_take_what_they_did(tmp_path: Path) -> None:
     assert (first.number, first.arrived_s, first.deadline_s, first.seconds) == (0, 0.0, 45.0, 8.0)
     assert (second.number, second.arrived_s, second.deadline_s) == (1, 5.0, 28.0)
     assert second.seconds == 8.0  # it was not made, so the median of those that were
+
+
+def test_slot_that_was_spoken_ahead_takes_what_it_did_from_its_own_beginning(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder(tmp_path / "traces.jsonl")
+    recorder.tick(1000.0, 1020.0, slack_s=25.0, work=(1010.0, 1018.0), spoken_ahead_s=5.0)
+    (slot,) = read_recorded(tmp_path / "traces.jsonl").slots
+    assert slot.seconds == 8.0
 
 
 def test_handed_over_tick_arrives_where_it_was_read_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -174,6 +175,21 @@ async def test_engine_starts_and_losses_are_counted() -> None:
         await engine.settle()
     assert exported.values("vortex.engine.starts") == {(): 2}
     assert exported.values("vortex.engine.losses") == {(): 2}
+
+
+async def test_engine_that_is_lost_to_two_slots_is_one_loss() -> None:
+    exported = Exported()
+    gone = EngineLostError("gone")
+    hold, ahead = asyncio.Event(), asyncio.Event()
+    scripts = {1: Script(hold=hold, error=gone), 2: Script(ahead=ahead, ahead_error=gone)}
+    engine = MeasuredEngine(ScriptedEngine(scripts), exported.metrics)
+    await engine.start()
+    works = [engine.run(request_of(job(1))), engine.speak_ahead(request_of(job(2)))]
+    both = asyncio.gather(*works, return_exceptions=True)
+    ahead.set()
+    hold.set()
+    assert await both == [gone, gone]
+    assert exported.values("vortex.engine.losses") == {(): 1}
 
 
 async def test_prediction_is_measured_against_a_slot_that_was_made() -> None:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.support.pipelines import CONFIG, RECIPE, PlainPipeline, PlainStage, TorchPipeline, config
 from vortex.errors import InvalidRecipeError, StageHungError
+from vortex.models.kokoro import Speech
 from vortex.orchestration import (
     DeadlineMissError,
     GenerationBreakdown,
@@ -202,6 +203,120 @@ def test_missing_limit_of_a_stage_is_named_before_the_first_slot() -> None:
 
 def test_further_keys_are_allowed() -> None:
     SlotScheduler(PlainPipeline(), {**CONFIG, "ladder": []})
+
+
+# Speech ahead
+
+
+class SpeakingPipeline(PlainPipeline):
+    """Leaves the speech in the slot's context, as the real one does."""
+
+    takes_slot_context = True
+
+    async def _generate_audio(self, recipe: Any, slot: SlotContext) -> torch.Tensor:  # type: ignore[override]
+        waveform = await super()._generate_audio(recipe)
+        slot.speech = Speech(waveform.numpy(), (), "a voice", truncated=False)
+        return waveform
+
+    async def _generate_actor(self, recipe: Any, slot: SlotContext) -> torch.Tensor:  # type: ignore[override]
+        return await super()._generate_actor(recipe)
+
+    async def _generate_video(  # type: ignore[override]
+        self, image: torch.Tensor, audio: torch.Tensor, slot: SlotContext
+    ) -> torch.Tensor:
+        return await super()._generate_video(image, audio)
+
+    async def _verify_semantic(self, video: torch.Tensor, recipe: Any, slot: SlotContext) -> Any:  # type: ignore[override]
+        return await super()._verify_semantic(video, recipe)
+
+
+def far_s() -> float:
+    return time.monotonic() + LONG_S
+
+
+async def test_speech_that_was_made_ahead_is_the_slots_and_is_learned_from_once() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=0.05))
+    scheduler = SlotScheduler(pipeline, CONFIG)
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    spoken = await slot.ahead
+    learned = scheduler.estimates.to_json()["audio"]
+    for _ in range(2):  # another seed has the same speech
+        result = await scheduler.execute(RECIPE, 1, far_s(), slot=slot)
+        assert result.audio_waveform is spoken.waveform
+        assert slot.speech is spoken.speech is not None
+        assert result.breakdown.audio_ms == spoken.took_ms >= 50
+    assert pipeline.audio.started == 1
+    assert pipeline.video.finished == 2
+    assert scheduler.estimates.to_json()["audio"] == learned
+
+
+async def test_speech_that_is_being_made_is_awaited_and_not_begun_again() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=0.1))
+    scheduler = SlotScheduler(pipeline, CONFIG)
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    await asyncio.sleep(0)
+    result = await scheduler.execute(RECIPE, 1, far_s(), slot=slot)
+    assert (pipeline.audio.started, pipeline.audio.finished) == (1, 1)
+    assert result.breakdown.audio_ms >= 100
+
+
+async def test_slot_whose_speech_failed_ahead_speaks_with_its_retries(backoffs: Waits) -> None:
+    errors: list[Exception] = [RuntimeError("ahead"), RuntimeError("its own")]
+    pipeline = SpeakingPipeline(audio=PlainStage(errors=errors))
+    scheduler = SlotScheduler(pipeline, config(retry_policy={"audio": 1}))
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    await scheduler.execute(RECIPE, 1, far_s(), slot=slot)
+    assert (pipeline.audio.started, pipeline.audio.finished) == (3, 1)
+    assert slot.speech is not None
+
+
+async def test_slot_whose_speech_was_stopped_ahead_speaks_by_itself() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=0.1))
+    scheduler = SlotScheduler(pipeline, CONFIG)
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    making = asyncio.create_task(scheduler.execute(RECIPE, 1, far_s(), slot=slot))
+    while not pipeline.audio.started:
+        await asyncio.sleep(0)
+    slot.ahead.cancel()
+    assert (await making).deadline_met
+    assert (pipeline.audio.cancelled, pipeline.audio.finished) == (1, 1)
+
+
+async def test_slot_that_is_cancelled_stops_its_speech_ahead() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=LONG_S))
+    scheduler = SlotScheduler(pipeline, CONFIG)
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    making = asyncio.create_task(scheduler.execute(RECIPE, 1, far_s(), slot=slot))
+    while not pipeline.audio.started:
+        await asyncio.sleep(0)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert (pipeline.audio.started, pipeline.audio.cancelled) == (1, 1)
+
+
+async def test_speech_that_hangs_ahead_is_not_tried_again() -> None:
+    hung = StageHungError("a cancelled stage was still running")
+    pipeline = SpeakingPipeline(audio=PlainStage(errors=[hung]))
+    scheduler = SlotScheduler(pipeline, config(retry_policy={"audio": 1}))
+    slot = context()
+    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
+    with pytest.raises(StageHungError):
+        await scheduler.execute(RECIPE, 1, far_s(), slot=slot)
+    assert pipeline.audio.started == 1
+
+
+async def test_speech_ahead_has_the_stages_limit() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=LONG_S))
+    scheduler = SlotScheduler(pipeline, config(timeouts={"audio_s": 0.05}))
+    with pytest.raises(TimeoutError, match="the audio did not end within its limit"):
+        await scheduler.speak_ahead(context())
+    assert pipeline.audio.cancelled == 1
 
 
 # Deadlines
