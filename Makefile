@@ -91,7 +91,7 @@ bench-workers: $(READY) ## Measure outcomes per second of 1 to 8 workers with an
 bench-slot: $(READY) ## Measure a slot of the small models, stage by stage.
 	$(BIN)/python -m tests.benchmarks.slot_time
 
-bench-overlap: $(READY) ## Measure what storing a slot while the next is made is worth.
+bench-overlap: $(READY) ## Measure what it is worth to do of two slots at the same time.
 	$(BIN)/python -m tests.benchmarks.overlap
 
 bench-deadlines: $(READY) ## Measure how many slots are on time under load, against the optimum.

@@ -1,10 +1,12 @@
-"""Slots per hour when each is stored while the next is made, over one after another.
+"""Slots per hour with what is done of two slots at the same time, over one after another.
 
-Real slots of the profile `mini`, made by dispatcher and engine, with and without the overlap in
-turn: `make bench-overlap`, or `--small` for a minute's run. Once with a directory as the store, and
-once with one that takes a second for each upload, in place of a distant one. Prints the ratio of
-throughput, how many slots were stored during the next one according to the spans, and the most that
-a slot was finished later than the same one without overlap. Fails if a slot is not made.
+Real slots of the profile `mini`, made by dispatcher and engine, with nothing at the same time, with
+each stored while the next is made, and with the next spoken as well while one is rendered, in turn:
+`make bench-overlap`, or `--small` for a minute's run. Once with a directory as the store, and once
+with one that takes a second for each upload, in place of a distant one. Prints the ratio of
+throughput to that of one after another, how many slots were stored during the next one and spoken
+during the one before according to the spans, and the most that a slot was finished later than the
+same one of one after another. Fails if a slot is not made.
 """
 
 from __future__ import annotations
@@ -61,10 +63,26 @@ class DistantStore(MemoryFileSystem):  # type: ignore[misc] # fsspec ships no ty
         super().put_file(lpath, rpath, **kwargs)
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """What may be done at the same time."""
+
+    name: str
+    store: bool
+    speech: bool
+
+
+NONE = Overlap("one after another", store=False, speech=False)
+OVERLAPS = (
+    Overlap("store", store=True, speech=False),
+    Overlap("store and speech", store=True, speech=True),
+)
+
+
 class SwitchableEngine(InlineEngine):
     """The real engine, whose overlap can be switched while it is loaded."""
 
-    overlap = True
+    overlap = NONE
 
     async def stop(self) -> None:
         """Stay loaded for the next dispatcher; `close` ends it."""
@@ -76,7 +94,11 @@ class SwitchableEngine(InlineEngine):
     @property
     def overlap_room_s(self) -> float:
         """See `Engine`."""
-        return super().overlap_room_s if self.overlap else math.inf
+        return super().overlap_room_s if self.overlap.store else math.inf
+
+    def speech_room_s(self, recipe: Recipe) -> float:
+        """See `Engine`."""
+        return super().speech_room_s(recipe) if self.overlap.speech else math.inf
 
 
 @dataclass(frozen=True)
@@ -85,8 +107,10 @@ class Run:
 
     ends_s: tuple[float, ...]
     """When each slot was decided, from the beginning of the run."""
-    overlapped: int
+    stored: int
     """Slots that were stored during the next one, according to the spans."""
+    spoken: int
+    """Slots whose speech began during the video of the one before, according to the spans."""
 
     @property
     def slots_per_hour(self) -> float:
@@ -110,37 +134,47 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         for name, url in (("directory", directory), ("distant store", "distant://slots")):
             os.environ["VORTEX__ARTIFACTS__URL"] = url
-            print(asyncio.run(_compare(name, WorkerConfig.load(), exporter, slots, rounds)))
+            for line in asyncio.run(_compare(WorkerConfig.load(), exporter, slots, rounds)):
+                print(f"{name}, {line}", flush=True)
     return 0
 
 
 async def _compare(
-    name: str, config: WorkerConfig, exporter: InMemorySpanExporter, slots: int, rounds: int
-) -> str:
+    config: WorkerConfig, exporter: InMemorySpanExporter, slots: int, rounds: int
+) -> list[str]:
     build_mini(config.models.profile_directory)
     engine = SwitchableEngine(config)
     await engine.start()
-    ratios, later_s, overlapped = [], [], 0
+    runs: dict[Overlap, list[Run]] = {overlap: [] for overlap in (NONE, *OVERLAPS)}
     for number in range(rounds):
-        runs: dict[bool, Run] = {}
-        for engine.overlap in (True, False) if number % 2 else (False, True):
+        order = list(runs)
+        for engine.overlap in reversed(order) if number % 2 else order:
             exporter.clear()
             ends_s = await _ends(engine, slots)
             spans = exporter.get_finished_spans()
-            runs[engine.overlap] = Run(ends_s, _overlapped(spans))
-        if runs[False].overlapped:
-            sys.exit("slots overlapped though it was switched off")
-        ratios.append(runs[True].slots_per_hour / runs[False].slots_per_hour)
-        later_s += [
-            with_s - without_s
-            for with_s, without_s in zip(runs[True].ends_s, runs[False].ends_s, strict=True)
-        ]
-        overlapped += runs[True].overlapped
+            run = Run(ends_s, _stored(spans), _spoken(spans))
+            allowed = engine.overlap
+            if (run.stored and not allowed.store) or (run.spoken and not allowed.speech):
+                sys.exit("slots overlapped though it was switched off")
+            runs[engine.overlap].append(run)
     await engine.close()
+    most = rounds * (slots - 1)
+    return [_line(overlap, runs[NONE], runs[overlap], most) for overlap in OVERLAPS]
+
+
+def _line(overlap: Overlap, without: list[Run], with_overlap: list[Run], most: int) -> str:
+    pairs = list(zip(without, with_overlap, strict=True))
+    ratios = [after.slots_per_hour / before.slots_per_hour for before, after in pairs]
+    later_s = [
+        after_s - before_s
+        for before, after in pairs
+        for before_s, after_s in zip(before.ends_s, after.ends_s, strict=True)
+    ]
+    stored, spoken = (sum(getattr(run, of) for run in with_overlap) for of in ("stored", "spoken"))
     return (
-        f"{name}: {median(ratios):.2f} times the slots per hour ({min(ratios):.2f} to"
-        f" {max(ratios):.2f}), {overlapped} of {rounds * (slots - 1)} overlapped, a slot at most"
-        f" {max(later_s):+.2f} s later"
+        f"{overlap.name}: {median(ratios):.2f} times the slots per hour ({min(ratios):.2f} to"
+        f" {max(ratios):.2f}), {stored} of {most} stored during the next, {spoken} of {most} spoken"
+        f" during the one before, a slot at most {max(later_s):+.2f} s later"
     )
 
 
@@ -156,9 +190,17 @@ async def _ends(engine: InlineEngine, slots: int) -> tuple[float, ...]:
             done.set()
 
     dispatcher = Dispatcher(engine, decide)
+    tracer = trace.get_tracer(__name__)
     began_s = time.monotonic()
     for slot_id in range(slots):
-        dispatcher.submit(job(slot_id, deadline_in_s=DEADLINE_S + slot_id, recipe=RECIPE))
+        recipe = RECIPE.model_copy(
+            update={
+                "audio_track": AudioTrack(script=f"Good evening, this is number {slot_id}."),
+                "visual_track": VisualTrack(prompt=f"{RECIPE.visual_track.prompt}, {slot_id}"),
+            }
+        )
+        deadline_in_s, span = DEADLINE_S + slot_id, tracer.start_span("process")
+        dispatcher.submit(job(slot_id, deadline_in_s=deadline_in_s, recipe=recipe, span=span))
     serving = asyncio.create_task(dispatcher.run())
     finished = asyncio.create_task(done.wait())
     await asyncio.wait({serving, finished}, timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -169,13 +211,22 @@ async def _ends(engine: InlineEngine, slots: int) -> tuple[float, ...]:
     return tuple(ends_s[slot_id] - began_s for slot_id in range(slots))
 
 
-def _overlapped(spans: tuple[ReadableSpan, ...]) -> int:
-    """Return how many slots' last step ended after a slot that began later had begun to speak."""
+def _stored(spans: tuple[ReadableSpan, ...]) -> int:
+    """Return how many slots were stored after the next one had begun."""
     stored = {_trace(span): span.end_time or 0 for span in spans if span.name == "slot.store"}
-    spoken = {_trace(s): s.start_time or 0 for s in spans if s.name == "slot.audio attempt"}
-    begun = sorted(spoken, key=spoken.__getitem__)
+    begun = {_trace(span): span.start_time or 0 for span in spans if span.name == "slot.make"}
+    in_order = sorted(begun, key=begun.__getitem__)
+    return sum(begun[after] < stored[before] for before, after in pairwise(in_order))
+
+
+def _spoken(spans: tuple[ReadableSpan, ...]) -> int:
+    """Return how many slots began to be spoken during the video of the one before."""
+    spoken = {_trace(span): span.start_time or 0 for span in spans if span.name == "slot.audio"}
+    videos = {_trace(span): span for span in spans if span.name == "slot.video"}
+    in_order = sorted(videos, key=lambda one: videos[one].start_time or 0)
     return sum(
-        spoken[after] < stored[before] for before, after in pairwise(begun) if before in stored
+        (videos[before].start_time or 0) < spoken[after] < (videos[before].end_time or 0)
+        for before, after in pairwise(in_order)
     )
 
 
