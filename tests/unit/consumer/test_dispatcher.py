@@ -992,7 +992,8 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_idle_engine_is_unloaded_and_the_next_slot_loads_it_again() -> None:
     engine = ScriptedEngine()
     async with serving(engine, idle_unload_s=0.1) as bench:
-        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        await bench.until(lambda: engine.up)
+        await bench.until(lambda: not engine.up)
         await asyncio.sleep(0.1)  # several looks
         assert engine.starts == 1
         bench.submit(job(1))
