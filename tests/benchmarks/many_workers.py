@@ -14,11 +14,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import OffsetAndMetadata
 from rich.console import Console
 from rich.table import Table
@@ -123,10 +124,11 @@ async def _until_joined(config: KafkaConfig, count: int) -> None:
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             while True:
-                [response] = await admin.describe_consumer_groups([config.group_id])
-                [(_, _, state, _, _, members, *_)] = response.groups
-                if state == "Stable" and len(members) == count:
-                    return
+                with suppress(GroupCoordinatorNotAvailableError):  # of the broker's first group
+                    [response] = await admin.describe_consumer_groups([config.group_id])
+                    [(_, _, state, _, _, members, *_)] = response.groups
+                    if state == "Stable" and len(members) == count:
+                        return
                 await asyncio.sleep(0.1)
     finally:
         await admin.close()
