@@ -1,4 +1,4 @@
-"""Measures the miniature on held-out prompts and faces; draws a sheet to look at."""
+"""Measures the miniature on held-out prompts and faces; draws sheets to look at."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from training.captions import Caption, describe
 from training.evaluate_check import calibrated_encoder, honesty
+from training.evaluate_formats import FORMATS, format_sheet, own_prompt_passed
+from training.evaluate_formats import PROMPTS as FORMAT_PROMPTS
 from training.evaluate_motion import Performance
 from training.evaluate_motion import figures as motion_figures
 from training.evaluate_speech import SENTENCES, VOICES, sample, word_error_rates
@@ -49,6 +51,7 @@ _LONGEST_SPEECH_S = 12.0
 _CAPTION_HEIGHT = 44
 _COLUMNS = 5
 _SHOWN = 40
+_SHOWN_IN_FORMATS = 10
 
 
 def held_out_prompts(count: int, seed: int) -> list[tuple[Attributes, Caption]]:
@@ -86,9 +89,10 @@ def run(
     count: int = PROMPTS,
     faces: int = FACES,
     sentences: int = len(SENTENCES),
+    formats: Sequence[str] = FORMATS,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure the models of a directory; write `figures.json` and `sheet.png` into another.
+    """Measure the models of a directory; write `figures.json` and two sheets into another.
 
     Args:
         models: holds the parts, as they were trained or as they are shipped, and the judge.
@@ -98,6 +102,7 @@ def run(
         count: held-out prompts, for each of which a portrait and a video are made.
         faces: held-out drawn faces that speak.
         sentences: of figures and names, which a recogniser is given.
+        formats: in which the self-check looks at the first of the videos.
         say: told the figures.
     """
     prompts = held_out_prompts(count, seed)
@@ -109,13 +114,18 @@ def run(
     texts = [caption.text for _, caption in prompts]
     contact_sheet(coloured[:_SHOWN], texts[:_SHOWN]).save(output / "sheet.png")
     judge = Judge.load(models / "judge.safetensors")
-    keyframes = torch.stack([_keyframes(face_model, portrait, speech) for portrait in portraits])
+    drawn = torch.stack([_keyframes(face_model, portrait, speech) for portrait in portraits])
+    format_sheet(drawn[:_SHOWN_IN_FORMATS, 0], formats).save(output / "formats.png")
+    keyframes = drawn.float() / 255.0
     performances = held_out_performances(face_model, speech, faces, seed)
     figures: dict[str, Any] = {
         "prompts": count,
         "attributes": shares_right(judge.opinions(coloured), [truth for truth, _ in prompts]),
         "self_check": self_check(models, keyframes, prompts, device),
         "honesty": honesty(models, keyframes, prompts, device),
+        "formats": own_prompt_passed(
+            models, drawn[:FORMAT_PROMPTS], prompts[:FORMAT_PROMPTS], device, formats
+        ),
         "motion": motion_figures(performances, judge),
         "word_error_rate": understood(output / "kokoro", sentences),
     }
@@ -159,7 +169,7 @@ def _portraits(flux: Path, texts: Sequence[str], device: torch.device) -> torch.
 
 
 def _keyframes(model: LivePortrait, portrait: torch.Tensor, speech: Speech) -> torch.Tensor:
-    """Return the frames that the self-check looks at of a video, float32 `[k, 3, H, W]`."""
+    """Return the frames that the self-check looks at of a video, uint8 `[k, 3, H, W]`."""
     video = LivePortraitAnimator(model).animate(
         portrait[None],
         speech,
@@ -173,7 +183,7 @@ def _keyframes(model: LivePortrait, portrait: torch.Tensor, speech: Speech) -> t
         token=CancellationToken(),
     )
     frames = torch.cat(list(video))
-    return frames[keyframe_indices(len(frames))].float() / 255.0
+    return frames[keyframe_indices(len(frames))]
 
 
 def self_check(

@@ -9,6 +9,7 @@ import torch
 from tests.unit.vortex.models.liveportrait.test_liveportrait import recipe_networks
 from vortex.models.liveportrait import LivePortrait, LivePortraitDims
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.composition import compose
 
 pytestmark = pytest.mark.gpu
 
@@ -52,3 +53,10 @@ def test_gpu_draws_what_the_cpu_draws(exact: torch.Tensor) -> None:
 def test_batches_change_no_more_than_rounding(cuda: torch.device, exact: torch.Tensor) -> None:
     one_by_one = frames(cuda, torch.float32, batch=1).int()
     assert (one_by_one - exact).abs().float().mean() < MEAN_TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(1024, 576), (576, 1024)])
+def test_gpu_composes_what_the_cpu_composes(size: tuple[int, int], cuda: torch.device) -> None:
+    pictures = torch.randint(0, 256, (2, 3, 512, 512), dtype=torch.uint8)
+    difference = compose(pictures.to(cuda), *size).cpu().int() - compose(pictures, *size).int()
+    assert difference.abs().max() <= 1

@@ -29,6 +29,7 @@ from vortex.models.quantization import ClipQuantization
 from vortex.models.vocabulary import Vocabulary
 from vortex.rung import KEYFRAMES
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.composition import portrait_square
 from vortex.utils.vram import loading
 
 PROMPT_PREFIX = "A photo depicts "
@@ -240,22 +241,20 @@ class ClipEncoder:
         return network
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `[n, width]` for frames float32 `[n, 3, H, W]` in [0, 1]."""
-        height, width = frames.shape[-2:]
-        # As CLIP was trained: the shorter side scaled (bicubic, antialiased), then the centre.
-        scale = self._side / min(height, width)
+        """Return unit vectors `[n, width]` for frames float32 `[n, 3, H, W]` in [0, 1].
+
+        Of a frame that is not square, the part is seen in which it shows the portrait.
+        """
+        # CLIP scales as here, but then cuts the centre out, where a tall frame has half a head.
         scaled = functional.interpolate(
-            frames.to(self._device),
-            size=(max(self._side, round(height * scale)), max(self._side, round(width * scale))),
+            portrait_square(frames.to(self._device)),
+            (self._side, self._side),
             mode="bicubic",
             antialias=True,
         ).clamp(0.0, 1.0)
-        top = (scaled.shape[-2] - self._side) // 2
-        left = (scaled.shape[-1] - self._side) // 2
-        cropped = scaled[..., top : top + self._side, left : left + self._side]
         with torch.inference_mode():
             encoded: torch.Tensor = self._model.encode_image(
-                (cropped - self._mean) / self._std, normalize=True
+                (scaled - self._mean) / self._std, normalize=True
             )
         return encoded.float()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from training import evaluate
+from training.evaluate_formats import FORMATS
 from training.evaluate_speech import SENTENCES
 from training.faces import ATTRIBUTES
 from training.judge import Judge
@@ -20,8 +21,8 @@ CPU = torch.device("cpu")
 WEIGHTS = shipped_weights()
 
 
-SAMPLE = (10, 1, 5)
-WHOLE = (evaluate.PROMPTS, evaluate.FACES, len(SENTENCES))
+SAMPLE = (10, 1, 5, ("64x128", "128x64", "320x240"))
+WHOLE = (evaluate.PROMPTS, evaluate.FACES, len(SENTENCES), FORMATS)
 
 
 @pytest.fixture(
@@ -35,7 +36,7 @@ def figures(
     request: pytest.FixtureRequest, mini_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """Give what `make evaluate` measures, on its first few prompts and faces or on all."""
-    prompts, faces, sentences = request.param
+    prompts, faces, sentences, formats = request.param
     output: Path = tmp_path_factory.mktemp("evaluation")
     (output / "kokoro").symlink_to(mini_models / "mini" / "kokoro")
     return evaluate.run(
@@ -46,6 +47,7 @@ def figures(
         count=prompts,
         faces=faces,
         sentences=sentences,
+        formats=formats,
         say=lambda _: None,
     )
 
@@ -103,6 +105,13 @@ def test_concepts_are_told_inside_the_vocabulary_and_left_open_outside(
     assert measured["concepts_area_under_curve"] >= 0.95
     assert measured["outside_concepts_decided"] == 0.0
     assert measured["own_refused"] <= 0.1
+
+
+def test_every_format_passes_the_self_check_as_often_as_the_square_one(
+    figures: dict[str, Any],
+) -> None:
+    shares = figures["formats"]
+    assert min(shares.values()) >= shares["square"] - 0.05
 
 
 def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from vortex.models.kokoro import Speech
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.lipsync import drive
 from vortex.utils.cancellation import CancellationToken
-from vortex.utils.frames import cover
+from vortex.utils.composition import compose
 
 
 class LivePortraitAnimator:
@@ -40,7 +41,7 @@ class LivePortraitAnimator:
         chosen: Iterator[Sequence[int]] | None = None,
         token: CancellationToken,
     ) -> Iterator[torch.Tensor]:
-        """Yield the video in batches, in order, scaled and cut to the format.
+        """Yield the video in batches, in order, composed for the format.
 
         Args:
             portrait: float32 `[1, 3, H, W]` in [0, 1].
@@ -69,7 +70,11 @@ class LivePortraitAnimator:
             expression=torch.from_numpy(motion.expression),
             angles=torch.from_numpy(motion.angles),
         )
-        for batch in self._model.render_batches(
-            source, driving, batch_frames=batch_frames, chosen=chosen, token=token
-        ):
-            yield cover(batch, width, height)
+        yield from self._model.render_batches(
+            source,
+            driving,
+            batch_frames=batch_frames,
+            chosen=chosen,
+            finish=partial(compose, width=width, height=height),
+            token=token,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +158,7 @@ class LivePortrait:
         *,
         batch_frames: int,
         chosen: Iterator[Sequence[int]] | None = None,
+        finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
         token: CancellationToken,
     ) -> Iterator[torch.Tensor]:
         """Yield the frames in batches, in order.
@@ -168,10 +169,12 @@ class LivePortrait:
             batch_frames: frames in one batch.
             chosen: the numbers of each batch's frames, asked for when it is about to be drawn; None
                 draws all, `batch_frames` at a time.
+            finish: makes the final frames, uint8 too, of those that were drawn, uint8
+                `[b, 3, H, W]`, while they are still on the model's device.
             token: polled before each batch. On a GPU, the batch before is then still computed.
 
         Yields:
-            uint8 `[b, 3, H, W]` on the CPU, of its own memory.
+            uint8 on the CPU, of its own memory.
 
         Raises:
             StageCancelled: the token was cancelled.
@@ -180,7 +183,8 @@ class LivePortrait:
         outbox = _Outbox(self._device)
         for batch in _batches(len(driving), batch_frames) if chosen is None else chosen:
             token.raise_if_cancelled()
-            yield from outbox.send(self._draw(source, driving[list(batch)]))
+            drawn = self._draw(source, driving[list(batch)])
+            yield from outbox.send(drawn if finish is None else finish(drawn))
         token.raise_if_cancelled()
         yield from outbox.flush()
 

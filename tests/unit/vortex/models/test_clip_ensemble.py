@@ -30,6 +30,7 @@ from vortex.models.clip_ensemble import (
 from vortex.models.footprint import held_bytes
 from vortex.models.vocabulary import Vocabulary
 from vortex.utils.cancellation import CancellationToken, StageCancelled
+from vortex.utils.composition import compose
 
 EMBEDDING = functional.normalize(torch.ones(512), dim=0)
 BELOW_70, BELOW_72 = math.nextafter(0.70, 0), math.nextafter(0.72, 0)
@@ -435,6 +436,37 @@ def test_model_that_cannot_be_loaded_is_named_in_one_line(
     message = str(caught.value)
     assert message.startswith(f"clip-l: {tmp_path / 'clip-l'} cannot be loaded: ")
     assert "\n" not in message
+
+
+# --- what is seen of a frame ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(mini_models: Path) -> ClipEncoder:
+    return ClipEncoder(mini_models / "mini" / "clip-l", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [(64, 128), (192, 256), (128, 64), (320, 240), (1024, 576)])
+def test_portrait_is_seen_in_every_format_as_in_the_square(
+    size: tuple[int, int], encoder: ClipEncoder, portraits: torch.Tensor
+) -> None:
+    square = encoder.encode_frames(portraits.float() / 255)
+    composed = encoder.encode_frames(compose(portraits, *size).float() / 255)
+    assert float(functional.cosine_similarity(square, composed).mean()) > 0.95
+
+
+@pytest.mark.parametrize("size", [(64, 128), (128, 64)])
+def test_frame_that_shows_the_portrait_elsewhere_or_not_at_all_is_seen_to_differ(
+    size: tuple[int, int], encoder: ClipEncoder, portraits: torch.Tensor
+) -> None:
+    square = encoder.encode_frames(portraits.float() / 255)
+    frames = compose(portraits, *size)
+    along = 2 if size[0] < size[1] else 3
+    moved = frames.roll(size[3 - along] // 3, dims=along)
+    covered = frames[..., :32, :32].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    for broken in (moved, covered[..., : size[1], : size[0]], torch.zeros_like(frames)):
+        seen = encoder.encode_frames(broken.float() / 255)
+        assert float(functional.cosine_similarity(square, seen).mean()) < 0.8
 
 
 # --- INT8 ---------------------------------------------------------------------------------------

@@ -2,40 +2,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vortex.utils.frames import FrameBuffer, InBetween, cover
-
-GRADIENT = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("width", "height"), [(64, 64), (128, 128), (64, 32), (48, 112), (1024, 576)]
-)
-def test_pictures_have_the_format(width: int, height: int) -> None:
-    assert cover(GRADIENT, width, height).shape == (1, 3, height, width)
-
-
-def test_as_much_is_cut_on_either_side() -> None:
-    middle = cover(GRADIENT, 32, 64)[0, 0, 0]
-    assert middle[0] + middle[-1] == pytest.approx(1.0)
-    assert middle[0] == GRADIENT[0, 0, 0, 16]
-
-
-def test_bytes_stay_bytes_and_keep_their_level() -> None:
-    white = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
-    scaled = cover(white, 96, 80)
-    assert scaled.dtype == torch.uint8
-    assert (scaled == 255).all()
-
-
-def test_sharp_edges_do_not_leave_the_range() -> None:
-    checkers = (torch.arange(64) // 8 % 2).float().expand(1, 3, 64, 64)
-    scaled = cover(checkers, 160, 160)
-    assert 0 <= scaled.min() <= scaled.max() <= 1
+from vortex.utils.frames import FrameBuffer, InBetween
 
 
 def test_buffer_serves_slots_of_any_size_from_the_same_memory() -> None:
