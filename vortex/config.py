@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -30,6 +37,7 @@ from vortex.rung import FULL, LADDER, Rung
 
 ENV_PREFIX = "VORTEX__"
 PROFILES = ("mini", "production")
+PROMPT_PLACE = "{prompt}"
 
 _SECRET = re.compile(r"password|secret|token|storage_options")
 _UNITS = {"_s": "seconds", "_ms": "milliseconds", "_gb": "GB", "_bytes": "bytes", "_bps": "bits/s"}
@@ -98,8 +106,16 @@ class PipelineConfig(Section):
 
     image_size: int = Field(ge=64, le=1024, multiple_of=16)
     steps: int = Field(ge=1, le=50)
+    portrait_prompt: str
     warmup: bool
     cancel_grace_s: float = Field(gt=0)
+
+    @field_validator("portrait_prompt")
+    @classmethod
+    def _has_one_place(cls, text: str) -> str:
+        if text.count(PROMPT_PLACE) != 1:
+            raise ValueError(f"must contain {PROMPT_PLACE} once, for the recipe's prompt")
+        return text
 
 
 class TimeoutsConfig(Section):

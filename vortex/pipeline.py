@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
-from vortex.config import VortexConfig
+from vortex.config import PROMPT_PLACE, VortexConfig
 from vortex.errors import (
     DeviceLostError,
     MemoryPressureError,
@@ -261,7 +261,7 @@ class VortexPipeline:
 
         def work(token: CancellationToken) -> torch.Tensor:
             return self._models.flux.generate(
-                track.prompt,
+                settings.portrait_prompt.replace(PROMPT_PLACE, track.prompt),
                 negative_prompt=track.negative_prompt,
                 width=settings.image_size,
                 height=settings.image_size,

@@ -441,6 +441,23 @@ def test_portrait_has_the_size_of_the_profile_unless_a_file_says_otherwise(
     assert load(text).pipeline.image_size == size
 
 
+def test_image_model_of_production_is_asked_for_a_face_that_can_be_animated(
+    load: Callable[[str], WorkerConfig],
+) -> None:
+    assert load("").pipeline.portrait_prompt == "{prompt}"
+    asked = load("models: {profile: production}").pipeline.portrait_prompt
+    for words in ("centred", "facing the camera", "mouth closed"):
+        assert words in asked
+
+
+@pytest.mark.parametrize("words", ["", "a portrait", "{prompt}, {prompt}"])
+def test_words_without_one_place_for_the_prompt_are_refused(
+    words: str, load: Callable[[str], WorkerConfig]
+) -> None:
+    text = message(lambda: load(f"pipeline: {{portrait_prompt: '{words}'}}"))
+    assert text.startswith("pipeline.portrait_prompt: must contain {prompt} once")
+
+
 def test_size_for_an_unknown_profile_is_refused(load: Callable[[str], WorkerConfig]) -> None:
     text = message(lambda: load("pipeline: {image_size: {productoin: 512}}"))
     assert text.startswith("pipeline.image_size: ")

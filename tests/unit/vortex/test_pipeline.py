@@ -105,7 +105,7 @@ class SmallModels:
         self.work.get(stage, nothing)(asked["token"])
 
 
-MakePipeline = Callable[[SmallModels], VortexPipeline]
+MakePipeline = Callable[..., VortexPipeline]
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def make_pipeline() -> Iterator[MakePipeline]:
     """Make pipelines around small models; closed at the end."""
     made: list[VortexPipeline] = []
 
-    def make(models: SmallModels) -> VortexPipeline:
-        config = VortexConfig.load()
+    def make(models: SmallModels, profile: str = "mini") -> VortexPipeline:
+        config = VortexConfig.load(profile=profile)
         made.append(VortexPipeline(config=config, device="cpu", models=models))  # type: ignore[arg-type]
         return made[-1]
 
@@ -159,6 +159,17 @@ async def test_each_model_is_asked_for_what_the_recipe_says(make_pipeline: MakeP
     assert video["speech"].voice_id == "small"
     assert (clip["prompt"], clip["frames"]) == ("a newsreader", FRAMES)
     assert (clip["min_clip_score"], list(clip["banned_concepts"])) == (0.5, ["a cat"])
+
+
+async def test_portrait_is_steered_in_production_and_judged_by_the_recipes_own_prompt(
+    make_pipeline: MakePipeline,
+) -> None:
+    models = SmallModels()
+    await make_pipeline(models, "production").generate_slot(RECIPE, slot_id=3)
+    asked = models.asked["image"]["prompt"]
+    assert asked.startswith("Head-and-shoulders portrait")
+    assert asked.endswith("mouth closed, space above the head: a newsreader")
+    assert models.asked["clip"]["prompt"] == "a newsreader"
 
 
 async def test_stages_work_off_the_event_loop_and_speech_beside_portrait(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import nn
 
 from vortex.models.kokoro import Speech
 from vortex.models.liveportrait import LivePortrait
+from vortex.models.liveportrait.crop import Background
 from vortex.models.liveportrait.lipsync import drive
 from vortex.utils.cancellation import CancellationToken
-from vortex.utils.composition import compose
+from vortex.utils.composition import Placement, compose
 
 
 class LivePortraitAnimator:
@@ -64,17 +64,21 @@ class LivePortraitAnimator:
             StageCancelled: the token was cancelled.
         """
         motion = drive(speech, fps, frame_count, expressions, seed)
-        source = self._model.prepare(portrait)
+        crop = self._model.find_face(portrait)
+        source = self._model.prepare(crop.of(portrait))
         driving = self._model.drive(
             source,
             expression=torch.from_numpy(motion.expression),
             angles=torch.from_numpy(motion.angles),
         )
+        around = None
+        if crop.side < crop.whole:
+            side = Placement.of(width, height).side
+            around = Background(portrait.to(driving.device), crop, side).around
+
+        def finish(drawn: torch.Tensor) -> torch.Tensor:
+            return compose(drawn if around is None else around(drawn), width, height)
+
         yield from self._model.render_batches(
-            source,
-            driving,
-            batch_frames=batch_frames,
-            chosen=chosen,
-            finish=partial(compose, width=width, height=height),
-            token=token,
+            source, driving, batch_frames=batch_frames, chosen=chosen, finish=finish, token=token
         )

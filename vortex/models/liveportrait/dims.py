@@ -1,4 +1,4 @@
-"""How large each network is: the published size, a miniature, or what a directory says."""
+"""How large each network is, and which faces it knows; read from a file, or as published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_NAME = "config.json"
 
 @dataclass(frozen=True)
 class LivePortraitDims:
-    """Widths and depths of all five networks; the defaults are those of the published weights.
+    """Of all five networks; the defaults are those of the published weights.
 
     What is the same at every size (21 keypoints, 66 bins of an angle) is in `motion`.
 
@@ -39,6 +39,9 @@ class LivePortraitDims:
         generator_hidden_channels: of each modulation of the generator by the warped features.
         generator_blocks: of the generator's trunk.
         stitching_hidden: widths between input and output of the stitching network.
+        face_scale: how large a face should be in the picture that is read, as the motion extractor
+            measures it.
+        face_y: how far below the middle it should be, 1 being half of the picture.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -61,10 +64,13 @@ class LivePortraitDims:
     generator_hidden_channels: int = 128
     generator_blocks: int = 6
     stitching_hidden: tuple[int, ...] = (128, 128, 64)
+    # The middle of what the published code's recorded faces have: 1.1 to 1.7, and 0.03 to 0.23.
+    face_scale: float = 1.4
+    face_y: float = 0.1
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+            if min(value if isinstance(value, tuple) else (value,), default=0) <= 0:
                 raise ValueError(f"{name} is {value}, but must be positive")
         unit = 4 << self.flow_levels  # the volume's quarter, halved at every level
         if self.image_size % unit:
@@ -102,6 +108,9 @@ class LivePortraitDims:
             generator_hidden_channels=12,
             generator_blocks=2,
             stitching_hidden=(64, 64, 32),
+            # As `training/puppet.py` has every face.
+            face_scale=1.17,
+            face_y=0.28,
         )
 
     @property

@@ -13,11 +13,14 @@ from torch.nn import functional
 from vortex.models.footprint import held_bytes
 from vortex.models.liveportrait.blocks import channels_last, fold
 from vortex.models.liveportrait.checkpoints import Networks
+from vortex.models.liveportrait.crop import Crop
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.motion import Motion, stitched
 from vortex.models.liveportrait.warping import WarpingSource
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
+
+_LOOKS = 2  # at a picture for its face
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class LivePortrait:
     ) -> None:
         """Fold the networks' constants and move them to the device."""
         self.output_size = dims.output_size
-        self._image_size = dims.image_size
+        self._dims = dims
         self._device = device
         self._networks = networks
         for network in networks:
@@ -99,15 +102,36 @@ class LivePortrait:
         Args:
             portrait: float32 `[1, 3, S, S]` in [0, 1], one face, centred and frontal.
         """
-        if portrait.ndim != 4 or portrait.shape[:2] != (1, 3) or len({*portrait.shape[2:]}) != 1:
-            raise ValueError(f"the portrait is {list(portrait.shape)}, not [1, 3, S, S]")
-        image = portrait.to(self._device, torch.float32)
-        size = (self._image_size, self._image_size)
-        if image.shape[-2:] != size:
-            image = functional.interpolate(image, size, mode="bilinear", antialias=True)
+        image = self._resized(portrait)
         motion = self._networks.motion(image)
         volume = self._networks.appearance(image)
         return Source(motion, self._networks.warping.prepare(volume, motion.placed()))
+
+    @torch.no_grad()
+    def find_face(self, portrait: torch.Tensor) -> Crop:
+        """Return the part of a picture in which its face is as the weights want it.
+
+        All of it, if the face is there already; else looks twice, the second time closer.
+
+        Args:
+            portrait: as for `prepare`, but its face may be anywhere.
+        """
+        crop = Crop.all_of(portrait)
+        for _ in range(_LOOKS):
+            seen = self._networks.motion(self._resized(crop.of(portrait)))
+            before, crop = crop, crop.reframed(seen, self._dims)
+            if crop == before:
+                break
+        return crop
+
+    def _resized(self, portrait: torch.Tensor) -> torch.Tensor:
+        if portrait.ndim != 4 or portrait.shape[:2] != (1, 3) or len({*portrait.shape[2:]}) != 1:
+            raise ValueError(f"the portrait is {list(portrait.shape)}, not [1, 3, S, S]")
+        image = portrait.to(self._device, torch.float32)
+        size = (self._dims.image_size, self._dims.image_size)
+        if image.shape[-2:] != size:
+            image = functional.interpolate(image, size, mode="bilinear", antialias=True)
+        return image
 
     @torch.no_grad()
     def drive(
