@@ -213,7 +213,7 @@ class VortexPipeline:
 
     async def encode_prompt(self, recipe: Recipe) -> None:
         """Encode a slot's prompt, so that its image stage finds it encoded."""
-        prompt = recipe.visual_track.prompt
+        prompt = self._portrait_prompt(recipe)
         await self._stage("image", None, lambda _: self._models.flux.encode(prompt))
 
     @property
@@ -261,7 +261,7 @@ class VortexPipeline:
 
         def work(token: CancellationToken) -> torch.Tensor:
             return self._models.flux.generate(
-                settings.portrait_prompt.replace(PROMPT_PLACE, track.prompt),
+                self._portrait_prompt(wanted),
                 negative_prompt=track.negative_prompt,
                 width=settings.image_size,
                 height=settings.image_size,
@@ -373,6 +373,11 @@ class VortexPipeline:
             )
 
         return await self._stage("clip", slot, work)
+
+    def _portrait_prompt(self, recipe: Recipe) -> str:
+        """Return what the image model is asked for."""
+        prompt = recipe.visual_track.prompt
+        return self.config.pipeline.portrait_prompt.replace(PROMPT_PLACE, prompt)
 
     # --- around each stage ------------------------------------------------------------------
 

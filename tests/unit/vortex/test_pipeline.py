@@ -165,8 +165,11 @@ async def test_portrait_is_steered_in_production_and_judged_by_the_recipes_own_p
     make_pipeline: MakePipeline,
 ) -> None:
     models = SmallModels()
-    await make_pipeline(models, "production").generate_slot(RECIPE, slot_id=3)
+    pipeline = make_pipeline(models, "production")
+    await pipeline.encode_prompt(as_recipe(RECIPE))
+    await pipeline.generate_slot(RECIPE, slot_id=3)
     asked = models.asked["image"]["prompt"]
+    assert models.asked["prompt"]["prompt"] == asked
     assert asked.startswith("Head-and-shoulders portrait")
     assert asked.endswith("mouth closed, space above the head: a newsreader")
     assert models.asked["clip"]["prompt"] == "a newsreader"
