@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
-import resource
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.command_line import vortex
 from tests.support.hub_server import REVISION, HubServer, write_catalogue
 from vortex.models.liveportrait import LivePortraitDims
 from vortex.models.liveportrait.checkpoints import Networks
 from vortex.weights.manifest import describe, verify_manifest
 
-VORTEX = (sys.executable, "-c", "from consumer.cli import main; main()")
 TIMEOUT_S = 280.0
 TOKEN = "hf_not_to_be_shown"
 CHUNK_BYTES = 10 * 2**20  # what huggingface_hub writes at a time
@@ -46,11 +43,6 @@ class Command:
     def run(
         self, *arguments: str, largest_file_bytes: int | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith(("VORTEX__", "HF_", "OTEL_"))
-        }
         ours = {
             "COLUMNS": "80",
             "HF_HOME": str(self.directory / "hf"),
@@ -60,20 +52,12 @@ class Command:
             "VORTEX__MODELS__CATALOGUE": str(self.catalogue),
             "VORTEX__DEVICE__NAME": "cpu",
         }
-
-        def limit() -> None:
-            if largest_file_bytes is not None:
-                limits = (largest_file_bytes, largest_file_bytes)
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-        return subprocess.run(
-            [*VORTEX, "models", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            env=kept | ours | variables,
-            check=False,
-            preexec_fn=limit,
+        return vortex(
+            "models",
+            *arguments,
+            timeout_s=TIMEOUT_S,
+            largest_file_bytes=largest_file_bytes,
+            **ours | variables,
         )
 
     def succeed(self, *arguments: str, **variables: str) -> str:
