@@ -8,8 +8,8 @@ HADOLINT_VERSION := 2.15.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Four processes, each with its own Kafka and one thread of torch, keep two cores busy: tests of Kafka
-# mostly wait.
+# Four processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
+# one, mostly wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models

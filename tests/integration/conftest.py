@@ -8,23 +8,24 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.topics import create_topics
 from tests.support.lane import Lane
+from tests.support.shared_kafka import SharedKafka, shared_kafka
 
 MakeTopic = Callable[..., Awaitable[str]]
 MakeLane = Callable[..., Awaitable[Lane]]
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[EmbeddedKafka]:
-    """Give a running one-node Kafka, shared by all tests of the session."""
-    with EmbeddedKafka() as kafka:
+def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[SharedKafka]:
+    """Give a running one-node Kafka, shared by all tests of all processes of the run."""
+    directory = tmp_path_factory.getbasetemp()
+    with shared_kafka(directory if worker_id == "master" else directory.parent) as kafka:
         yield kafka
 
 
 @pytest.fixture
-def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopic:
+def make_topic(kafka: SharedKafka, request: pytest.FixtureRequest) -> MakeTopic:
     """Give `await make_topic(name="topic", partitions=1, configs=None)`.
 
     It creates a topic and returns its name, which begins with the test's, ends with `name` and is
@@ -44,7 +45,7 @@ def make_topic(kafka: EmbeddedKafka, request: pytest.FixtureRequest) -> MakeTopi
 
 
 @pytest.fixture
-def make_lane(kafka: EmbeddedKafka, make_topic: MakeTopic) -> MakeLane:
+def make_lane(kafka: SharedKafka, make_topic: MakeTopic) -> MakeLane:
     """Give `await make_lane(partitions=1, dead_letter=None, handover=None)`.
 
     `dead_letter` are settings of that topic; `handover` is the number of its partitions, None has

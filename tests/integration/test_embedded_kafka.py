@@ -27,6 +27,7 @@ from consumer.embedded_kafka.cluster import EmbeddedKafka, EmbeddedKafkaError
 from consumer.embedded_kafka.local_broker import local_status, start_local, stop_local
 from consumer.kafka.topics import create_topics
 from tests.integration.conftest import MakeTopic
+from tests.support.shared_kafka import SharedKafka
 
 pytestmark = pytest.mark.kafka
 
@@ -128,7 +129,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = PROCESS_END_TIM
 
 
 async def test_read_committed_sees_a_transaction_once_it_is_committed(
-    kafka: EmbeddedKafka, make_topic: MakeTopic
+    kafka: SharedKafka, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic()
     servers = kafka.bootstrap_servers
@@ -144,7 +145,7 @@ async def test_read_committed_sees_a_transaction_once_it_is_committed(
 
 
 async def test_topic_that_exists_is_left_as_it_is(
-    kafka: EmbeddedKafka, make_topic: MakeTopic
+    kafka: SharedKafka, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic(partitions=3)
     await create_topics(
@@ -155,7 +156,7 @@ async def test_topic_that_exists_is_left_as_it_is(
     assert len(await describe(kafka.bootstrap_servers, f"{topic}.new")) == 2
 
 
-async def test_topic_that_kafka_refuses_is_named(kafka: EmbeddedKafka) -> None:
+async def test_topic_that_kafka_refuses_is_named(kafka: SharedKafka) -> None:
     with pytest.raises(InvalidReplicationFactorError, match="too-many-replicas"):
         await create_topics(
             admin_of(kafka.bootstrap_servers),
@@ -164,8 +165,8 @@ async def test_topic_that_kafka_refuses_is_named(kafka: EmbeddedKafka) -> None:
         )
 
 
-def test_every_port_is_bound_to_loopback(kafka: EmbeddedKafka) -> None:
-    java = psutil.Process(kafka._nodes[0].pid)
+def test_every_port_is_bound_to_loopback(kafka: SharedKafka) -> None:
+    java = psutil.Process(kafka.pid)
     listening = [each for each in java.net_connections() if each.status == psutil.CONN_LISTEN]
     assert len(listening) == 2
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
@@ -234,8 +235,8 @@ def test_no_broker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     assert wait_until(lambda: not list(tmp_path.iterdir()))
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_the_broker(kafka: EmbeddedKafka) -> None:
-    java = psutil.Process(kafka._nodes[0].pid)
+def test_ctrl_c_in_the_terminal_does_not_reach_the_broker(kafka: SharedKafka) -> None:
+    java = psutil.Process(kafka.pid)
     assert os.getpgid(java.pid) == java.pid
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.embedded_kafka.jars import cache_directory, class_path
+from tests.support.shared_kafka import SharedKafka
 from vortex.testing import FakeWorker
 
 pytestmark = pytest.mark.kafka
@@ -27,7 +27,7 @@ Program = tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def worker(kafka: EmbeddedKafka) -> Iterator[FakeWorker]:
+def worker(kafka: SharedKafka) -> Iterator[FakeWorker]:
     with FakeWorker(kafka.bootstrap_servers) as worker:
         yield worker
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
+from tests.support.shared_kafka import SharedKafka
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.lock"
@@ -74,7 +74,7 @@ def test_fetching_says_what_to_install(light: Path) -> None:
     assert said.count("\n") == 1
 
 
-def test_applications_tests_need_no_torch(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+def test_applications_tests_need_no_torch(kafka: SharedKafka, tmp_path: Path) -> None:
     """The examples' tests with the extra `testing` alone."""
     programs = installed(tmp_path, "[testing]")
     python = str(programs / "python")

@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
 from consumer.results import DeadLetter
 from tests.integration.conftest import MakeLane
@@ -16,6 +15,7 @@ from tests.support.command_line import complaint, kafka_variables, vortex
 from tests.support.engines import Script, ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, slots, tick
 from tests.support.odd_records import flip_a_bit, set_length
+from tests.support.shared_kafka import SharedKafka
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -49,7 +49,7 @@ async def dead_letters(lane: Lane) -> list[tuple[bytes, dict[str, str]]]:
 
 
 async def test_table_shows_position_lag_window_and_damage_without_a_worker(
-    kafka: EmbeddedKafka, make_lane: MakeLane
+    kafka: SharedKafka, make_lane: MakeLane
 ) -> None:
     lane = await make_lane(partitions=2)
     await emit_to(lane, HEALTHY, [tick(slot_id, deadline_s=90 - slot_id) for slot_id in range(5)])
@@ -76,7 +76,7 @@ async def test_table_shows_position_lag_window_and_damage_without_a_worker(
 
 @pytest.mark.parametrize("damage", ["bit", "length"])
 async def test_skip_goes_past_damage_alone_while_a_worker_runs_and_every_tick_has_one_outcome(
-    damage: str, kafka: EmbeddedKafka, make_lane: MakeLane
+    damage: str, kafka: SharedKafka, make_lane: MakeLane
 ) -> None:
     lane = await make_lane(partitions=2)
     topic = lane.config.topics.ticks

@@ -9,7 +9,6 @@ import signal
 
 import pytest
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.worker import Worker
 from tests.integration.conftest import MakeLane
 from tests.integration.test_unreadable_records import emit_to
@@ -17,6 +16,7 @@ from tests.support.command_line import environment, kafka_variables
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import TIMEOUT_S, tick
 from tests.support.odd_records import flip_a_bit
+from tests.support.shared_kafka import SharedKafka
 from tests.support.vortex_run import COMMAND
 from tests.support.waiting import until
 
@@ -28,7 +28,7 @@ def problems(worker: Worker) -> dict[str, str]:
 
 
 async def test_worker_is_ready_only_with_engine_group_claims_readable_ticks_and_store(
-    kafka: EmbeddedKafka, make_lane: MakeLane
+    kafka: SharedKafka, make_lane: MakeLane
 ) -> None:
     lane = await make_lane()
     engine = ScriptedEngine()

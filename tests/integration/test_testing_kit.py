@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from schemas import DeadlineMissed, SlotComplete, outcome_json
 from tests.integration.conftest import MakeLane
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import tick
+from tests.support.shared_kafka import SharedKafka
 from vortex.testing import FakeWorker, FakeWorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def run_tests(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def worker(kafka: EmbeddedKafka) -> Iterator[FakeWorker]:
+def worker(kafka: SharedKafka) -> Iterator[FakeWorker]:
     with FakeWorker(kafka.bootstrap_servers) as worker:
         yield worker
 
@@ -59,7 +59,7 @@ def test_applications_tests_run_on_a_broker_of_their_own(tmp_path: Path) -> None
 
 
 def test_broker_may_be_one_that_runs_and_topics_are_removed(
-    kafka: EmbeddedKafka, tmp_path: Path
+    kafka: SharedKafka, tmp_path: Path
 ) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(
@@ -143,7 +143,7 @@ def test_broker_that_is_not_there_is_told_at_the_start() -> None:
         pytest.fail("it started")
 
 
-def test_context_ends_its_thread_and_refuses_further_use(kafka: EmbeddedKafka) -> None:
+def test_context_ends_its_thread_and_refuses_further_use(kafka: SharedKafka) -> None:
     with FakeWorker(kafka.bootstrap_servers) as worker:
         pass
     assert "fake-worker" not in {thread.name for thread in threading.enumerate()}
@@ -151,9 +151,7 @@ def test_context_ends_its_thread_and_refuses_further_use(kafka: EmbeddedKafka) -
         worker.send(1)
 
 
-async def test_records_are_those_of_a_real_worker(
-    kafka: EmbeddedKafka, make_lane: MakeLane
-) -> None:
+async def test_records_are_those_of_a_real_worker(kafka: SharedKafka, make_lane: MakeLane) -> None:
     """The key, the names of the headers, and the form of the value."""
     lane = await make_lane()
     async with lane.worker(ScriptedEngine(), "real"):
@@ -175,7 +173,7 @@ async def _in_thread(fake: FakeWorker, slot_id: int) -> SlotComplete | DeadlineM
     return await asyncio.to_thread(fake.wait_for_outcome, source)
 
 
-async def _records(kafka: EmbeddedKafka, topic: str) -> list[ConsumerRecord]:
+async def _records(kafka: SharedKafka, topic: str) -> list[ConsumerRecord]:
     reader = AIOKafkaConsumer(
         topic,
         bootstrap_servers=kafka.bootstrap_servers,
@@ -190,7 +188,7 @@ async def _records(kafka: EmbeddedKafka, topic: str) -> list[ConsumerRecord]:
         await reader.stop()
 
 
-def _topics(kafka: EmbeddedKafka) -> set[str]:
+def _topics(kafka: SharedKafka) -> set[str]:
     async def ask() -> set[str]:
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
         try:

@@ -9,7 +9,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka
 from consumer.kafka.clients import make_reader
 from consumer.kafka.reader import FIRST_RETRY_S
 from consumer.results import DeadLetter
@@ -23,6 +22,7 @@ from tests.support.odd_records import (
     overwrite,
     set_length,
 )
+from tests.support.shared_kafka import SharedKafka
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -70,7 +70,7 @@ async def test_tick_in_every_codec_is_read_and_its_neighbour_loses_nothing(
 
 
 async def test_flipped_bit_in_a_stored_batch_stops_its_partition_alone(
-    kafka: EmbeddedKafka, make_lane: MakeLane, caplog: pytest.LogCaptureFixture
+    kafka: SharedKafka, make_lane: MakeLane, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane = await make_lane(partitions=2)
     before = await emit_to(lane, HARMED, [tick(1), tick(2)])
@@ -99,7 +99,7 @@ async def test_flipped_bit_in_a_stored_batch_stops_its_partition_alone(
 
 
 async def test_partition_that_stood_still_is_read_again_once_its_bytes_are_whole(
-    kafka: EmbeddedKafka, make_lane: MakeLane
+    kafka: SharedKafka, make_lane: MakeLane
 ) -> None:
     lane = await make_lane(partitions=2)
     emitted = await emit_to(lane, HARMED, [tick(77_777_777), tick(4)])
@@ -117,7 +117,7 @@ async def test_partition_that_stood_still_is_read_again_once_its_bytes_are_whole
 async def test_batch_with_a_wrong_length_stops_its_partition_alone_and_is_reported_once(
     length: int,
     read_before: bool,
-    kafka: EmbeddedKafka,
+    kafka: SharedKafka,
     make_lane: MakeLane,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -147,7 +147,7 @@ async def test_batch_with_a_wrong_length_stops_its_partition_alone_and_is_report
 
 
 async def test_healthy_partition_goes_on_within_a_second_of_a_neighbour_s_damage(
-    kafka: EmbeddedKafka, make_lane: MakeLane
+    kafka: SharedKafka, make_lane: MakeLane
 ) -> None:
     lane = await make_lane(partitions=2)
     engine = ScriptedEngine()
@@ -212,7 +212,7 @@ async def test_many_bad_header_names_do_not_hold_up_the_ticks_behind_them(
 
 
 async def test_ticks_deleted_before_they_were_read_are_told_and_the_rest_is_served(
-    kafka: EmbeddedKafka, make_lane: MakeLane, caplog: pytest.LogCaptureFixture
+    kafka: SharedKafka, make_lane: MakeLane, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane = await make_lane()
     await emit_to(lane, 0, [tick(slot_id) for slot_id in range(5)])

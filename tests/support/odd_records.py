@@ -8,7 +8,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import RecordMetadata
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka, Node
+from consumer.embedded_kafka.cluster import EmbeddedKafka
+from tests.support.shared_kafka import SharedKafka
 
 
 class _Name(str):
@@ -44,24 +45,25 @@ async def emit_with_header_name(
         await producer.stop()
 
 
-def flip_a_bit(kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes) -> None:
+def flip_a_bit(
+    kafka: EmbeddedKafka | SharedKafka, topic: str, partition: int, marker: bytes
+) -> None:
     """Damage the stored batch that holds `marker`, in every replica on the brokers' disks."""
-    for node in kafka._nodes:
-        log = _stored_log(node, topic, partition)
+    for log in _stored_logs(kafka, topic, partition):
         content = log.read_bytes()
         at = content.index(marker)
         overwrite(log, at, bytes([content[at] ^ 1]))
 
 
 def set_length(
-    kafka: EmbeddedKafka, topic: str, partition: int, marker: bytes, length: int
+    kafka: SharedKafka, topic: str, partition: int, marker: bytes, length: int
 ) -> tuple[Path, int, bytes]:
     """Overwrite the length field of the batch that holds `marker`, stored on the only node.
 
     Returns:
         The file, the field's place in it and what was there, for `overwrite`.
     """
-    log = _stored_log(kafka._nodes[0], topic, partition)
+    (log,) = _stored_logs(kafka, topic, partition)
     content = log.read_bytes()
     at, end = 0, 0
     while marker not in content[at:end]:
@@ -78,6 +80,10 @@ def overwrite(file: Path, at: int, content: bytes) -> None:
         opened.write(content)
 
 
-def _stored_log(node: Node, topic: str, partition: int) -> Path:
-    (log,) = Path(node._data_directory, f"{topic}-{partition}").glob("*.log")
-    return log
+def _stored_logs(kafka: EmbeddedKafka | SharedKafka, topic: str, partition: int) -> list[Path]:
+    if isinstance(kafka, SharedKafka):
+        directories = [Path(kafka.data_directory)]
+    else:
+        directories = [node._data_directory for node in kafka._nodes]
+    found = [list((each / f"{topic}-{partition}").glob("*.log")) for each in directories]
+    return [log for (log,) in found]
