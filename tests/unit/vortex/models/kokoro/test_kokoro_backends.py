@@ -20,7 +20,7 @@ from vortex.models.kokoro.load_backend import load_backend
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 FEW = [43 + i % 60 for i in range(20)]
-MANY = [43 + i % 60 for i in range(200)]
+MANY = [43 + i % 60 for i in range(60)]
 
 
 @pytest.fixture(scope="module", params=["onnx", pytest.param("torch", marks=needs_kokoro)])
