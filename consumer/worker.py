@@ -148,7 +148,7 @@ class Worker:
         self._handover = (
             None
             if config.topics.handover is None
-            else Handover(config, info, profile, self._standing_now, engine.most_work)
+            else Handover(config, info, profile, self._standing_now)
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -515,6 +515,7 @@ class Worker:
                     if takes and owner.claimed and each.topic == self._config.topics.handover
                 )
             ),
+            most_work=self._engine.most_work(),
         )
 
     @property

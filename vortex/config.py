@@ -118,6 +118,11 @@ class PipelineConfig(Section):
         return text
 
 
+def asked_of_image_model(portrait_prompt: str, prompt: str) -> str:
+    """Return what the image model is asked for, by `pipeline.portrait_prompt`, for a prompt."""
+    return portrait_prompt.replace(PROMPT_PLACE, prompt)
+
+
 class TimeoutsConfig(Section):
     """Seconds for one attempt of a stage."""
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from schemas import AudioTrack, Recipe, SlotParams, VisualTrack
-from vortex.config import PROMPT_PLACE, VortexConfig
+from vortex.config import VortexConfig, asked_of_image_model
 from vortex.errors import (
     DeviceLostError,
     MemoryPressureError,
@@ -213,7 +213,9 @@ class VortexPipeline:
 
     async def encode_prompt(self, recipe: Recipe) -> None:
         """Encode a slot's prompt, so that its image stage finds it encoded."""
-        prompt = self._portrait_prompt(recipe)
+        prompt = asked_of_image_model(
+            self.config.pipeline.portrait_prompt, recipe.visual_track.prompt
+        )
         await self._stage("image", None, lambda _: self._models.flux.encode(prompt))
 
     @property
@@ -261,7 +263,7 @@ class VortexPipeline:
 
         def work(token: CancellationToken) -> torch.Tensor:
             return self._models.flux.generate(
-                self._portrait_prompt(wanted),
+                asked_of_image_model(settings.portrait_prompt, track.prompt),
                 negative_prompt=track.negative_prompt,
                 width=settings.image_size,
                 height=settings.image_size,
@@ -373,11 +375,6 @@ class VortexPipeline:
             )
 
         return await self._stage("clip", slot, work)
-
-    def _portrait_prompt(self, recipe: Recipe) -> str:
-        """Return what the image model is asked for."""
-        prompt = recipe.visual_track.prompt
-        return self.config.pipeline.portrait_prompt.replace(PROMPT_PLACE, prompt)
 
     # --- around each stage ------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
@@ -47,6 +47,8 @@ class Standing:
     """Seconds of work that arrive in a second."""
     partitions: tuple[int, ...]
     """Of the topic of handovers; none if it takes no slots."""
+    most_work: Mapping[str, float] = field(default_factory=dict)
+    """Of each stage, as far as its limits are known; see `Engine.most_work`."""
 
 
 class Announcer:
@@ -93,12 +95,7 @@ class Announcing:
     """This worker's voice, and its ear."""
 
     def __init__(
-        self,
-        config: KafkaConfig,
-        worker: WorkerInfo,
-        profile: str,
-        look: Callable[[], Standing],
-        most_work: Callable[[], Mapping[str, float]],
+        self, config: KafkaConfig, worker: WorkerInfo, profile: str, look: Callable[[], Standing]
     ) -> None:
         """Be silent; `run` speaks and listens.
 
@@ -107,7 +104,6 @@ class Announcing:
             worker: stands in every announcement.
             profile: of models.
             look: returns how this worker stands.
-            most_work: returns for how much work of each stage its limits leave room.
         """
         if config.topics.workers is None:
             raise ValueError("topics.workers: needs a topic to announce on, got null")
@@ -115,7 +111,6 @@ class Announcing:
         self._topic = config.topics.workers
         self._worker = worker
         self._profile = profile
-        self._most_work = most_work
         self._announcer = Announcer(look)
         self.heard = Announcements()
 
@@ -165,7 +160,7 @@ class Announcing:
             load=standing.load,
             profile=self._profile,
             handover_partitions=standing.partitions,
-            largest_slot=_largest(self._most_work()),
+            largest_slot=_largest(standing.most_work),
         )
 
     async def _listen(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from opentelemetry import trace
@@ -32,12 +32,7 @@ class Handover:
     """Offers slots to other workers, and tells them how this one stands."""
 
     def __init__(
-        self,
-        config: KafkaConfig,
-        worker: WorkerInfo,
-        profile: str,
-        look: Callable[[], Standing],
-        most_work: Callable[[], Mapping[str, float]],
+        self, config: KafkaConfig, worker: WorkerInfo, profile: str, look: Callable[[], Standing]
     ) -> None:
         """Know nobody yet; `run` speaks and listens.
 
@@ -46,13 +41,12 @@ class Handover:
             worker: how this one names itself.
             profile: of its models.
             look: returns how it stands.
-            most_work: returns for how much work of each stage its limits leave room.
         """
         if config.topics.handover is None:
             raise ValueError("topics.handover: needs a topic to hand over on, got null")
         self._topic = config.topics.handover
         self._worker_id = worker.id
-        self._announcing = Announcing(config, worker, profile, look, most_work)
+        self._announcing = Announcing(config, worker, profile, look)
         self._neighbours = Neighbours(worker.id, profile, self._announcing.heard)
 
     def note_change(self) -> None:

@@ -251,7 +251,7 @@ async def test_announcements_end_when_told_to_although_no_broker_takes_the_last_
             lane = Lane.of(kafka.bootstrap_servers, "ticks", "results", "dead-letter", **more)
             standing = Standing(free_in_s=0.0, usual_s=1.0, load=0.0, partitions=(0,))
             me = WorkerInfo(id="me", version="0")
-            announcing = Announcing(lane.config, me, "", lambda: standing, dict)
+            announcing = Announcing(lane.config, me, "", lambda: standing)
             running = asyncio.create_task(announcing.run())
             async with asyncio.timeout(JOIN_TIMEOUT_S):
                 while not len(announcing.heard):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vortex.config import PROMPT_PLACE, PipelineConfig
+from vortex.config import PipelineConfig, asked_of_image_model
 from vortex.errors import VortexInitializationError
 from vortex.models.calibration import Calibration, CalibrationFile, Figures
 from vortex.models.clip_ensemble import (
@@ -177,7 +177,7 @@ def _keyframes(
     """Return what the self-check looks at of a slot's video, uint8 `[keyframes, 3, S, S]`."""
     side, frame_count = settings.image_size, _SECONDS * _FPS
     portrait = models.flux.generate(
-        settings.portrait_prompt.replace(PROMPT_PLACE, prompt),
+        asked_of_image_model(settings.portrait_prompt, prompt),
         width=side,
         height=side,
         steps=settings.steps,

@@ -31,7 +31,7 @@ from vortex.orchestration import (
 from vortex.orchestration.estimates import STAGES, work_units
 from vortex.orchestration.scheduler import _SlotRun
 from vortex.rung import FULL, LADDER, Rung
-from vortex.slot import SlotContext, SlotListener, as_recipe, slot_seed
+from vortex.slot import SlotContext, SlotListener, SpokenAhead, as_recipe, slot_seed
 
 LONG_S = 60.0  # a stage that must be stopped: the test would run into its own limit
 
@@ -273,27 +273,30 @@ async def test_slot_whose_speech_failed_ahead_speaks_with_its_retries(backoffs: 
     assert slot.speech is not None
 
 
-async def test_slot_whose_speech_was_stopped_ahead_speaks_by_itself() -> None:
-    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=0.1))
+async def made_while_spoken_ahead(
+    pipeline: SpeakingPipeline,
+) -> tuple[asyncio.Task[SlotResult], asyncio.Task[SpokenAhead]]:
+    """Begin a slot that waits for its speech ahead, which has begun."""
     scheduler = SlotScheduler(pipeline, CONFIG)
     slot = context()
     slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
     making = asyncio.create_task(scheduler.execute(RECIPE, 1, far_s(), slot=slot))
     while not pipeline.audio.started:
         await asyncio.sleep(0)
-    slot.ahead.cancel()
+    return making, slot.ahead
+
+
+async def test_slot_whose_speech_was_stopped_ahead_speaks_by_itself() -> None:
+    pipeline = SpeakingPipeline(audio=PlainStage(delay_s=0.1))
+    making, ahead = await made_while_spoken_ahead(pipeline)
+    ahead.cancel()
     assert (await making).deadline_met
     assert (pipeline.audio.cancelled, pipeline.audio.finished) == (1, 1)
 
 
 async def test_slot_that_is_cancelled_stops_its_speech_ahead() -> None:
     pipeline = SpeakingPipeline(audio=PlainStage(delay_s=LONG_S))
-    scheduler = SlotScheduler(pipeline, CONFIG)
-    slot = context()
-    slot.ahead = asyncio.create_task(scheduler.speak_ahead(context()))
-    making = asyncio.create_task(scheduler.execute(RECIPE, 1, far_s(), slot=slot))
-    while not pipeline.audio.started:
-        await asyncio.sleep(0)
+    making, _ = await made_while_spoken_ahead(pipeline)
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
         await making
