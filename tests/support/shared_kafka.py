@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ def _start(directory: Path) -> None:
 
 def _run(directory: Path, lock: Path) -> None:
     jars.LOCK_PATH = lock
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     state = directory / "kafka.json"
     with (directory / "users").open("w") as users, EmbeddedKafka() as kafka:
         (node,) = kafka._nodes
