@@ -33,6 +33,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@# Compiles it once, where else each of the processes that follow would.
+	@$(BIN)/python -c "import vortex.pipeline" 2>/dev/null
 	@touch $@
 
 demo: $(READY) ## Start Kafka and a worker, and follow six ticks end to end.
@@ -44,7 +46,7 @@ check: lint ## Check what takes less than a minute: lint, types, unit tests with
 test: $(READY) ## Run the tests, on a real Kafka and the mini models.
 	$(PYTEST)
 
-test-slow: $(READY) ## Run the tests that take minutes.
+test-slow: $(READY) ## Run what takes minutes, and further cases of what `make test` tries once.
 	$(BIN)/python -m pytest -m slow
 
 test-brokers: $(READY) ## Run what needs Kafka on the other broker versions, 4.0 to 4.3.

@@ -14,7 +14,8 @@ from tests.support.models import link_models
 from vortex.models.calibration import CalibrationFile, path_of
 from vortex.models.clip_ensemble import THRESHOLDS, DualClip
 
-pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]
+# In `make test` the parts: the fit, and the refusal, in tests/unit/vortex/models.
+pytestmark = [pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PROMPTS = 20
 CPU = torch.device("cpu")

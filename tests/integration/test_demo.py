@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.support.command_line import (
-    vortex,
-)
+from consumer.config import WorkerConfig
+from consumer.telemetry.trace_file import read_trace_file
+from tests.support.command_line import vortex
+from tests.support.span_paths import paths, paths_of_a_made_slot
 
 DEMO_TIMEOUT_S = 300.0
 
@@ -57,11 +58,19 @@ def test_demo_shows_what_became_of_six_ticks_on_a_page(mini_models: Path, tmp_pa
     assert page.count("<h3>Where the time went</h3>") == len(links.videos)
     assert "the deadline had passed" in page  # of the expired tick
     assert "slot_id: Input should be greater than or equal to 0" in page  # of the unreadable one
+    spans = read_trace_file(output / "trace.jsonl")
+    made = {span.trace_id for span in spans if span.name == "slot.make"}
+    trees = [paths(span for span in spans if span.trace_id == one) for one in made]
+    assert len(trees) == len(links.videos)
+    # The others are spoken ahead, while the one before them is rendered.
+    assert paths_of_a_made_slot(WorkerConfig.load().kafka.topics) in trees
+    assert all(path.startswith("vortex tick") for tree in trees for path in tree)
     log = (output / "worker.log").read_text(encoding="utf-8")
     assert "curly red hair" not in log
     assert "The weather today" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.models
 @pytest.mark.timeout(DEMO_TIMEOUT_S)

@@ -172,6 +172,7 @@ def test_every_port_is_bound_to_loopback(kafka: SharedKafka) -> None:
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nodes_share_the_classes_that_the_first_one_parsed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -190,6 +191,7 @@ def test_nodes_share_the_classes_that_the_first_one_parsed(
     assert [each.name for each in tmp_path.iterdir()] == [archive.name]
 
 
+@pytest.mark.slow
 def test_cache_that_may_only_be_read_costs_no_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -271,6 +273,7 @@ async def test_two_of_three_nodes_accept_records_and_the_third_comes_back(
     assert not kafka_processes(temporary)
 
 
+@pytest.mark.slow
 def test_port_taken_between_choice_and_start_is_replaced_by_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

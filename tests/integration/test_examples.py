@@ -131,6 +131,7 @@ def test_java(worker: FakeWorker, java: Program) -> None:
     check(worker, (*java, producer), (*java, consumer), LARGE_ID + 10)
 
 
+@pytest.mark.slow
 def test_a_slot_has_the_same_partition_in_every_language(
     worker: FakeWorker, node_modules: Path, java: Program
 ) -> None:

@@ -105,6 +105,7 @@ async def published_up_to(worker: Worker, lane: Lane, partitions: list[int], cou
     await until(lambda: all(owner._committed_seen >= count for owner in owners), BOUND_S)
 
 
+@pytest.mark.slow
 async def test_broker_that_hangs_delays_outcomes_led_elsewhere_no_longer_than_stated() -> None:
     with EmbeddedKafka(nodes=3) as cluster:
         admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)

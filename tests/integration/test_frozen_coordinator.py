@@ -119,7 +119,7 @@ async def plain_read(client: AIOKafkaClient, config: KafkaConfig, node: int, num
     return int(offset) if error == 0 else OUTCOME_POINT.offset
 
 
-@pytest.mark.parametrize("claims", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("claims", [30, pytest.param(200, marks=pytest.mark.slow)])
 async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offset(
     claims: int, cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

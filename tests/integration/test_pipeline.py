@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.config import WorkerConfig
+from tests.support.cases import slow_but
 from vortex import models
 from vortex.errors import InvalidRecipeError, VortexInitializationError
 from vortex.orchestration import SlotScheduler
@@ -243,6 +244,7 @@ async def test_same_recipe_and_seed_make_the_same_slot_again(
     assert not torch.equal(other.clip_embedding, made.clip_embedding)
 
 
+@pytest.mark.slow
 def test_same_recipe_and_seed_make_the_same_slot_in_another_process(
     made: GenerationResult, mini_models: Path, tmp_path: Path
 ) -> None:
@@ -260,12 +262,12 @@ LONG: Mapping[str, Any] = {
     "slot_params": {"duration_sec": 45.0, "fps": 24, "resolution": "256x256"},
     "audio_track": {"script": "It rains in the north. " * 12},
 }
+STOPPED_AFTER_S = {"audio": 0.3, "image": 0.1, "video": 0.1}
 
 
-@pytest.mark.parametrize(("stage", "timeout_s"), [("audio", 0.3), ("image", 0.1), ("video", 0.1)])
+@pytest.mark.parametrize("stage", slow_but(["video"], STOPPED_AFTER_S))
 async def test_stage_over_its_limit_is_stopped_and_the_next_slot_served(
     stage: str,
-    timeout_s: float,
     pipeline: VortexPipeline,
     made: GenerationResult,
     monkeypatch: pytest.MonkeyPatch,
@@ -279,7 +281,7 @@ async def test_stage_over_its_limit_is_stopped_and_the_next_slot_served(
                 pipeline, "config", pipeline.config.model_copy(update={"pipeline": steps})
             )
         with pytest.raises(TimeoutError):
-            await scheduler(pipeline, **{stage: timeout_s}).execute(
+            await scheduler(pipeline, **{stage: STOPPED_AFTER_S[stage]}).execute(
                 recipe, 1, far_deadline(), slot=slot
             )
     assert threads_inside_models() == []

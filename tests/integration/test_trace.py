@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from consumer.artifacts.store import ArtifactStore
-from consumer.telemetry.trace_file import SpanRecord
 from schemas import SlotComplete, parse_outcome
 from tests.integration.conftest import MakeLane
 from tests.support.command_line import (
@@ -22,8 +21,7 @@ from tests.support.command_line import (
     vortex,
 )
 from tests.support.otlp_receiver import OtlpReceiver
-
-STAGES = ("audio", "image", "video", "clip", "encode", "store")
+from tests.support.span_paths import paths, paths_of_a_made_slot
 
 
 @contextmanager
@@ -47,6 +45,7 @@ def running_worker(variables: Mapping[str, str]) -> Iterator[subprocess.Popen[st
             process.kill()
 
 
+@pytest.mark.slow  # the demo's trace, which its test reads, goes the same way
 @pytest.mark.kafka
 @pytest.mark.models
 @pytest.mark.timeout(240)
@@ -82,32 +81,6 @@ async def test_trace_of_a_tick_is_one_tree_from_emission_to_publication(
     (root,) = [span for span in spans if span.name == "vortex tick"]
     assert root.parent_span_id is None
     tree = [span for span in spans if span.trace_id == root.trace_id]
-    topics = lane.config.topics
-    assert paths(tree) == {
-        "vortex tick",
-        f"vortex tick > send {topics.ticks}",
-        *(
-            f"vortex tick > send {topics.ticks} > process {topics.ticks}{below}"
-            for below in (
-                "",
-                " > slot.queue",
-                " > slot.make",
-                *(f" > slot.make > slot.{stage}" for stage in STAGES),
-                *(f" > slot.make > slot.{stage} > slot.{stage} attempt" for stage in STAGES[:4]),
-                f" > send {topics.results}",
-            )
-        ),
-    }
+    assert paths(tree) == paths_of_a_made_slot(lane.config.topics)
+    assert len({span.span_id for span in tree}) == len(tree)
     assert {span.status for span in tree} == {"UNSET"}
-
-
-def paths(spans: list[SpanRecord]) -> set[str]:
-    """Return the names of each span and of all above it; a lost parent leaves a shorter path."""
-    by_id = {span.span_id: span for span in spans}
-
-    def path(span: SpanRecord) -> str:
-        above = by_id.get(span.parent_span_id or "")
-        return span.name if above is None else f"{path(above)} > {span.name}"
-
-    assert len(by_id) == len(spans)
-    return {path(span) for span in spans}

@@ -23,6 +23,7 @@ from consumer.kafka.clients import KafkaUnreachableError, make_admin
 from consumer.kafka.topics import create_topics
 from consumer.worker import Worker, WorkerStartError
 from tests.integration.conftest import MakeLane
+from tests.support.cases import slow_but
 from tests.support.command_line import (
     VORTEX,
     complaint,
@@ -294,7 +295,7 @@ MOMENTS: dict[str, Moment] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", slow_but(["while torch is imported"], MOMENTS))
 async def test_worker_that_loads_models_stops_within_seconds(
     moment: str, make_lane: MakeLane, mini_models: Path, tmp_path: Path
 ) -> None:

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.cases import slow_but
 from training.faces import Face
-from training.judge import Answers
-from training.loop import Lesson, Report, Schedule, drawn, train
+from training.judge import Answers, Judge
+from training.loop import Chance, Lesson, Report, Schedule, drawn, train
 from training.train_autoencoder import Reconstruction
 from training.train_clip import YesOrNo, shrunk
 from training.train_flux import FewSteps, FlowMatching
 from training.train_liveportrait import Frames, ReadingMotion, Rendering, Stitching
 from training.train_text import Reading
 from vortex.models.liveportrait import LivePortraitDims
+from vortex.models.liveportrait.checkpoints import Networks
+from vortex.models.mini import shipped_weights
 
 # In mixed precision torch says once that norms of queries and keys are not fused.
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
@@ -67,10 +70,11 @@ def run(
     return trained, train(trained, schedule, seed=1, checkpoint=checkpoint, stop_after=stop)
 
 
-@pytest.mark.parametrize(
-    "part",
-    ["autoencoder", "text", "flux", "rendering", "motion", "stitching", "clip-b", "judge"],
-)
+LEARNT = ("autoencoder", "text", "flux", "rendering", "motion", "stitching", "clip-b", "judge")
+RESUMED = ("autoencoder", "text", "flux", "few steps", "rendering", "stitching", "clip-l", "judge")
+
+
+@pytest.mark.parametrize("part", slow_but(("text", "motion", "stitching", "clip-b"), LEARNT))
 def test_few_steps_of_training_lower_the_loss(
     part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
 ) -> None:
@@ -78,10 +82,7 @@ def test_few_steps_of_training_lower_the_loss(
     assert np.mean(report.losses[-4:]) < 0.93 * np.mean(report.losses[:4])
 
 
-@pytest.mark.parametrize(
-    "part",
-    ["autoencoder", "text", "flux", "few steps", "rendering", "stitching", "clip-l", "judge"],
-)
+@pytest.mark.parametrize("part", slow_but(("few steps", "rendering", "judge"), RESUMED))
 def test_interrupted_training_ends_with_the_same_bits(
     part: str, few: tuple[list[Face], torch.Tensor], tmp_path: Path
 ) -> None:
@@ -100,3 +101,22 @@ def test_another_seed_gives_other_weights(
     first = train(lesson("judge", few), schedule, seed=1, checkpoint=tmp_path / "1.pt")
     second = train(lesson("judge", few), schedule, seed=2, checkpoint=tmp_path / "2.pt")
     assert first.losses != second.losses
+
+
+def test_every_other_face_has_a_full_beard_where_beards_are_learnt() -> None:
+    frames = Frames.draw(5, 12, size=128, bearded=True)
+    judge = Judge.load(shipped_weights() / "judge.safetensors")
+    seen = [opinion["facial_hair"] for opinion in judge.opinions(frames.pictures[1::2, 0])]
+    assert seen == 6 * ["beard"]
+
+
+def test_rendering_goes_on_from_trained_networks() -> None:
+    dims = LivePortraitDims.mini()
+    frames = Frames.draw(3, 4, size=dims.output_size)
+    trained = Networks.load(shipped_weights() / "liveportrait", dims)
+    known, new = (
+        Rendering(dims, frames, CPU, sources=2, networks=networks) for networks in (trained, None)
+    )
+    loss, loss_of_new = (some.loss(Chance.of(1, 0), 1.0) for some in (known, new))
+    assert loss < 0.5 * loss_of_new
+    assert loss.requires_grad

@@ -21,8 +21,9 @@ CPU = torch.device("cpu")
 WEIGHTS = shipped_weights()
 
 
-SAMPLE = (10, 1, 5, ("64x128", "128x64", "320x240"))
-WHOLE = (evaluate.PROMPTS, evaluate.FACES, len(SENTENCES), FORMATS)
+FULL_BEARD = 2  # of the held-out faces, the hardest: its mouth is a thin line
+SAMPLE = (6, [FULL_BEARD], 3, ("64x128", "320x240"))
+WHOLE = (evaluate.PROMPTS, range(evaluate.FACES), len(SENTENCES), FORMATS)
 
 
 @pytest.fixture(
@@ -56,16 +57,14 @@ def figures(
 def unchanged(mini_models: Path) -> dict[str, float]:
     """Give in what share of the frames each attribute stays as it is in the portrait.
 
-    Over all faces, since hair differs most from face to face; a few frames a second say as much.
+    Over several faces, since hair differs most; a few frames a second say as much.
     """
     model = LivePortrait.load(WEIGHTS / "liveportrait", device=CPU, dtype=torch.float32)
     speech = evaluate.speech_of(mini_models / "mini" / "kokoro")
     judge = Judge.load(WEIGHTS / "judge.safetensors")
     shares = [
         each.share_unchanged(judge, each.rendered)
-        for each in evaluate.held_out_performances(
-            model, speech, evaluate.FACES, evaluate.SEED, fps=3
-        )
+        for each in evaluate.held_out_performances(model, speech, range(4), evaluate.SEED, fps=3)
     ]
     return {name: float(np.mean([some[name] for some in shares])) for name in ATTRIBUTES}
 
@@ -119,7 +118,8 @@ def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]
 
 
 def test_mouth_in_the_pixels_opens_as_the_phonemes_ask(figures: dict[str, Any]) -> None:
-    assert figures["motion"]["lips_correlation"] >= 0.8
+    assert figures["motion"]["lips_correlation"] >= 0.85
+    assert figures["motion"]["lips_correlation_worst"] >= 0.6
     assert abs(figures["motion"]["lips_lag_frames"]) <= 1
     assert figures["motion"]["closed_when_asked"] >= 0.9
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.support.cases import slow_but
 from vortex.errors import InvalidRecipeError, VortexInitializationError
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech, SpeechPiece
 from vortex.models.kokoro.voices import PREFERRED
@@ -72,7 +73,7 @@ def test_same_arguments_give_the_same_samples(kokoro: KokoroSpeech, short: Speec
 
 
 def test_voices_sound_different(kokoro: KokoroSpeech) -> None:
-    some = kokoro.voices[:: 1 + len(kokoro.voices) // 6]
+    some = kokoro.voices[:: 1 + len(kokoro.voices) // 3]
     assert len(some) > 1
     spoken = [say(kokoro, "Yes.", voice_id=voice) for voice in some]
     assert [speech.voice_id for speech in spoken] == list(some)
@@ -151,7 +152,7 @@ def test_script_longer_than_the_slot_is_cut_at_a_sentence_with_a_warning(
     assert "evening" not in str(vars(record))
 
 
-@pytest.mark.parametrize("max_duration_s", [0.05, 0.7, 1.7])
+@pytest.mark.parametrize("max_duration_s", slow_but([0.7], [0.05, 0.7, 1.7]))
 def test_sentence_longer_than_the_slot_is_cut_to_fit(
     kokoro: KokoroSpeech, max_duration_s: float
 ) -> None:
@@ -165,15 +166,12 @@ def test_sentence_longer_than_the_slot_is_cut_to_fit(
 def test_long_sentence_after_a_short_one_does_not_leave_the_slot_silent(
     kokoro: KokoroSpeech,
 ) -> None:
-    script = (
-        "Good evening. The ministers of the seven countries met for the third time this week, and"
-        " they agreed on nothing at all."
-    )
-    speech = say(kokoro, script, max_duration_s=4.0)
+    script = "Good evening. The ministers of the seven countries met for the third time this week."
+    speech = say(kokoro, script, max_duration_s=3.0)
     assert speech.truncated
     assert script.startswith(speech.text)
     assert " ".join(word.text for word in speech.words) == speech.text
-    assert 2.8 < speech.duration_s <= 4.0
+    assert 2.1 < speech.duration_s <= 3.0
 
 
 def test_what_cannot_be_spoken_is_left_out(kokoro: KokoroSpeech, short: Speech) -> None:

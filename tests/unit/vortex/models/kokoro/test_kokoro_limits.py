@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kokoro_onnx.config import DEFAULT_VOCAB
 
+from tests.support.cases import slow_but
 from vortex.errors import InvalidRecipeError
 from vortex.models.kokoro import KokoroSpeech, Speech, speaker
 from vortex.models.kokoro.backend import MAX_TOKENS, SAMPLES_PER_UNIT
@@ -112,7 +113,7 @@ def most(duration_s: float) -> float:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("duration_s", [0.1, 1.0, 10.0, 45.0])
+@pytest.mark.parametrize("duration_s", slow_but([0.1, 45.0], [0.1, 1.0, 10.0, 45.0]))
 def test_network_is_given_what_the_slot_can_hold_and_not_what_the_script_holds(
     counting: KokoroSpeech, name: str, duration_s: float
 ) -> None:

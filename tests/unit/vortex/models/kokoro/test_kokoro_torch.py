@@ -56,8 +56,10 @@ print(hashlib.sha256(speech.waveform.tobytes()).hexdigest())
 @pytest.fixture(autouse=True)
 def _without_the_networks_of_earlier_tests() -> Iterator[None]:
     """Free what each test loaded: networks are cycles of 650 MB, which Python lets pile up."""
+    gc.freeze()  # or all that was there before is looked through, which takes half a second
     yield
     gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,7 @@ def test_script_is_spoken_with_the_times_of_its_phonemes(kokoro: KokoroSpeech) -
     assert {"ɡ", "ʊ", "d"} <= {phoneme.symbol for phoneme in speech.phonemes}
 
 
+@pytest.mark.slow
 def test_sentence_longer_than_the_network_takes_is_spoken_in_runs(kokoro: KokoroSpeech) -> None:
     speech = say(kokoro, "It rains in the north, and " * 25, speed=2.0, max_duration_s=300.0)
     assert sum(p.symbol == "ɹ" for p in speech.phonemes) == 2 * 25
@@ -200,6 +203,7 @@ def test_sentence_sounds_alike_wherever_it_stands(kokoro: KokoroSpeech) -> None:
     assert 0.5 < scale < 2.0
 
 
+@pytest.mark.slow
 def test_other_process_speaks_the_same_samples(kokoro: KokoroSpeech, published: Path) -> None:
     import hashlib
 
