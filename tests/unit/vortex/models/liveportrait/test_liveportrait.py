@@ -236,6 +236,7 @@ def test_folded_networks_reproduce_the_golden_figures(
         ("stitching", "mlp.6.bias", "stitching/delta"),
     ],
 )
+@pytest.mark.slow
 def test_one_wrong_weight_is_seen(
     network: str, weight: str, figure: str, full: tuple[Networks, dict[str, torch.Tensor]]
 ) -> None:
