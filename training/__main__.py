@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[..., Report]] = {
     "text": train_text.run,
     "flux": train_flux.run,
     "liveportrait": train_liveportrait.run,
+    "beards": train_liveportrait.run_beards,
     "clip": train_clip.run,
     "calibration": calibration.run,
     "judge": judge.run,

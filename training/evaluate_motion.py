@@ -119,7 +119,7 @@ def correlations(first: NDArray[Any], second: NDArray[Any]) -> dict[int, float]:
 
 
 def figures(performances: Sequence[Performance], judge: Judge) -> dict[str, Any]:
-    """Return what all performances show, as the means over them.
+    """Return what all performances show, as the means over them, and of lips the worst too.
 
     Whether a face stays who it is, is judged on drawings of the same motion too: what changes in
     these is the judge's own error.
@@ -140,6 +140,7 @@ def figures(performances: Sequence[Performance], judge: Judge) -> dict[str, Any]
     return {
         "psnr_db": round(float(np.mean([some.psnr_db() for some in performances])), 2),
         "lips_correlation": round(mean[0], 3),
+        "lips_correlation_worst": round(min(some[0] for some in by_lag), 3),
         "lips_lag_frames": max(mean, key=mean.__getitem__),
         "closed_when_asked": round(closed / max(1, asked_closed), 3),
         **{

@@ -1,8 +1,10 @@
 """Trains the small LivePortrait on drawn faces, whose true motion is known.
 
-Four lessons, each by itself: the motion extractor reads keypoints, expression and angles off a
+Three lessons, each by itself: the motion extractor reads keypoints, expression and angles off a
 picture; appearance, warping and generator learn to draw one frame of a face from another and the
-true keypoints of both; a small network learns to correct keypoints.
+true keypoints of both; a small network learns to correct keypoints. A fourth continues the second
+with many full beards: a mouth that is shut is a thin line in them, from which one that opens has to
+be invented.
 """
 
 from __future__ import annotations
@@ -24,11 +26,9 @@ from training.faces import Face
 from training.loop import Chance, Lesson, Report, Schedule, train
 from training.puppet import Pose, true_motion
 from training.train_autoencoder import edge_error
-from vortex.models.liveportrait.appearance import AppearanceExtractor
 from vortex.models.liveportrait.blocks import SpectralConv2d
 from vortex.models.liveportrait.checkpoints import Networks
 from vortex.models.liveportrait.dims import LivePortraitDims
-from vortex.models.liveportrait.generator import Generator
 from vortex.models.liveportrait.motion import KEYPOINTS, Motion
 from vortex.models.liveportrait.motion_extractor import MotionExtractor
 from vortex.models.liveportrait.portrait import LivePortrait
@@ -39,7 +39,9 @@ from vortex.utils.cancellation import CancellationToken
 MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
 RENDERING = Schedule(steps=5500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
 CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
+BEARDS = Schedule(steps=1400, learning_rate=1.5e-3, ema_steps=100, checkpoint_every=100)
 FACES = 2500
+FACES_WITH_BEARDS = 1200
 FRAMES = 4  # of each face, the first at rest
 UNSEEN_FACES = 100
 
@@ -54,6 +56,11 @@ _PART_RADIUS = 0.09
 _PROGRESS, _PART_WEIGHT = (1 / 3, 2 / 3, 5 / 6), (40.0, 12.0, 3.0)
 _PARTS = (6, 12, 14, 17, 19, 20, 11, 13, 15, 16)
 _KEYPOINT_GAIN, _PART_GAIN, _SUM_GAIN = 2.0, 8.0, 0.04
+_UPPER_LIP, _LOWER_LIP = 20, 19
+_WIDEST_GAP = 0.12  # by which open lips are further apart than closed ones
+_MOUTH_WIDTH = 0.09
+_MOST_HIDDEN = 0.9
+_MOUTH_WEIGHT = 40.0  # a mouth is one of a hundred places, and mostly shut
 _SHIFT = 0.06
 
 _AnyLesson = TypeVar("_AnyLesson", bound=Lesson)
@@ -81,14 +88,20 @@ class Frames:
         *,
         size: int,
         held_out: bool = False,
+        bearded: bool = False,
         say: Callable[[str], None] = print,
     ) -> Frames:
-        """Draw faces at random; same arguments, same frames."""
+        """Draw faces at random, `bearded`: every other one with a full beard.
+
+        Same arguments, same frames.
+        """
         pictures = np.empty((count, FRAMES, size, size, 3), np.uint8)
         shapes, poses = [], []
         for number in range(count):
             rng = np.random.default_rng([seed, number])
             face = Face.sample(rng, held_out=held_out)
+            while bearded and number % 2 and face.attributes.facial_hair != "beard":
+                face = Face.sample(rng, held_out=held_out)
             of_face = [Pose(), *(Pose.sample(rng) for _ in range(FRAMES - 1))]
             for frame, pose in enumerate(of_face):
                 pictures[number, frame] = draw(face, pose.drawn(), size)
@@ -157,7 +170,7 @@ class _Scaled(nn.Module):
         return weight / self.gain
 
 
-def _scale_steps(warping: Warping) -> list[nn.Module]:
+def _scale_steps(warping: Warping, occlusion_gain: float) -> list[nn.Module]:
     """Give the convolutions around the keypoints steps of their own length; return these.
 
     A mouth that opens changes its keypoints' Gaussians by a tenth of what else there is to see: who
@@ -175,15 +188,29 @@ def _scale_steps(warping: Warping) -> list[nn.Module]:
         first: gain.view(1, -1, 1, 1, 1),
         last: torch.cat([others, gain.flatten()]).view(1, -1, 1, 1, 1),
         motion.mask: torch.tensor(_SUM_GAIN),
-        motion.occlusion: torch.tensor(_SUM_GAIN),
+        motion.occlusion: torch.tensor(occlusion_gain),
     }
     for convolution, gain in gains.items():
         parametrize.register_parametrization(convolution, "weight", _Scaled(gain))
     return list(gains)
 
 
+@torch.no_grad()
+def _reopen_occlusion(warping: Warping) -> None:
+    """Have nearly nothing hidden, instead of nothing at all.
+
+    There the sigmoid saturates in the first run, and lets no gradient through. What moves in a face
+    is then told by what there is to move, and a full beard is the same all over.
+    """
+    motion: Any = warping.dense_motion_network
+    nn.init.zeros_(motion.occlusion.weight)
+    nn.init.constant_(motion.occlusion.bias, 2.0)
+
+
 class Rendering:
     """One frame of a face from another one, and the keypoints of both."""
+
+    _occlusion_gain = _SUM_GAIN
 
     def __init__(
         self,
@@ -191,19 +218,21 @@ class Rendering:
         frames: Frames,
         device: torch.device,
         sources: int = _SOURCES,
+        networks: Networks | None = None,
     ) -> None:
-        self.appearance = AppearanceExtractor(dims).to(device)
-        self.warping = Warping(dims)
-        self._scaled = _scale_steps(self.warping)
+        known = networks or Networks.untrained(dims)
+        self.appearance = known.appearance.to(device)
+        self.warping = known.warping
+        self._scaled = _scale_steps(self.warping, self._occlusion_gain)
         self.warping.to(device)
-        self.generator = Generator(dims).to(device)
+        self.generator = known.generator.to(device)
         self.modules = nn.ModuleDict(
             {
                 "appearance": self.appearance,
                 "warping": self.warping,
                 "generator": self.generator,
             }
-        )
+        ).requires_grad_(True)  # what was loaded is made to be used, not to learn
         self._frames, self._sources, self._device = frames, sources, device
         self._size = dims.image_size
 
@@ -228,7 +257,16 @@ class Rendering:
         weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1], more)
         error = weight.unsqueeze(1) * (drawn - wanted)
         total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
-        return total
+        return total + self._other_error(here, there)
+
+    def _other_error(self, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor | float:
+        """Return what else is wrong, if anything.
+
+        Args:
+            here: keypoints of the sources, `[s, 21, 3]`.
+            there: keypoints of the frames, `[s, d, 21, 3]`.
+        """
+        return 0.0
 
     def settle(self) -> None:
         """After training: bring weights and singular vectors into the form that is saved."""
@@ -237,6 +275,48 @@ class Rendering:
         for module in self.generator.modules():
             if isinstance(module, SpectralConv2d):
                 module.estimate_vectors(20)  # of the averaged weights
+
+
+class RenderingBeards(Rendering):
+    """The same, and where a mouth opens: nothing in a full beard moves that would show it."""
+
+    _occlusion_gain = 0.1
+    _logits: torch.Tensor
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        motion: Any = self.warping.dense_motion_network
+        # Before the sigmoid, which lets no gradient through where it is 1 in half precision.
+        motion.occlusion.register_forward_hook(lambda *passed: setattr(self, "_logits", passed[2]))
+
+    def _other_error(self, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor | float:
+        """Return how far the occlusion is from hiding the insides of mouths, and nothing else."""
+        logits = self._logits.float()
+        source = here.unsqueeze(1).expand_as(there).flatten(0, 1).to(self._device)
+        inside = opened(source, there.flatten(0, 1).to(self._device), logits)
+        return functional.binary_cross_entropy_with_logits(
+            logits, 1 - _MOST_HIDDEN * inside, weight=1 + _MOUTH_WEIGHT * inside
+        )
+
+
+def opened(source: torch.Tensor, driving: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return how far the source does not show the inside of the mouth, of `like`'s shape, 0 to 1.
+
+    Args:
+        source: keypoints `[n, 21, 3]`.
+        driving: keypoints `[n, 21, 3]` of the frames that are asked for.
+        like: `[n, 1, H, W]`.
+    """
+    upper, lower = driving[:, _UPPER_LIP], driving[:, _LOWER_LIP]
+    gap = lower[:, 1] - upper[:, 1]
+    wider = gap - (source[:, _LOWER_LIP, 1] - source[:, _UPPER_LIP, 1])
+    x, y = ((upper + lower) / 2)[:, :2].T.unsqueeze(-1)
+    height, width = like.shape[-2:]
+    across = (torch.linspace(-1, 1, width, device=like.device) - x) / _MOUTH_WIDTH
+    down = (torch.linspace(-1, 1, height, device=like.device) - y) / (gap.unsqueeze(-1) / 2)
+    near = torch.exp(-0.5 * (down.square().unsqueeze(-1) + across.square().unsqueeze(-2)))
+    share = (wider / _WIDEST_GAP).clamp(0, 1)
+    return (share[:, None, None] * near).unsqueeze(1)
 
 
 class Stitching:
@@ -360,6 +440,43 @@ def run(
         drawing.generator,
         stitching.model,
     )
+    _save(networks, directory, dims, seed, say)
+    return Report(
+        [loss for report in reports for loss in report.losses],
+        sum(report.seconds for report in reports),
+    )
+
+
+def run_beards(
+    directory: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    schedule: Schedule = BEARDS,
+    faces: int = FACES_WITH_BEARDS,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Continue the rendering of `directory/liveportrait` with many full beards; save it there."""
+    dims = LivePortraitDims.mini()
+    frames = Frames.draw(seed + 2, faces, size=dims.output_size, bearded=True, say=say)
+    networks = Networks.load(directory / "liveportrait", dims)
+    _reopen_occlusion(networks.warping)
+    drawing = RenderingBeards(dims, frames, device, networks=networks)
+    checkpoint = directory / "liveportrait-beards.pt"
+    report = train(drawing, schedule, seed=seed, checkpoint=checkpoint, say=say)
+    drawing.settle()
+    _save(networks, directory, dims, seed, say)
+    return report
+
+
+def _save(
+    networks: Networks,
+    directory: Path,
+    dims: LivePortraitDims,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Save as `directory/liveportrait`, and measure what was saved on held-out faces."""
     for network in networks:
         network.cpu().eval()
     networks.save(directory / "liveportrait", dims, dtype=torch.float16)
@@ -369,7 +486,3 @@ def run(
     unseen = Frames.draw(seed + 1, UNSEEN_FACES, size=dims.output_size, held_out=True, say=say)
     ratio, still = psnr_db(measured, unseen)
     say(f"held-out faces in motion: {ratio:.1f} dB; a still of them: {still:.1f} dB")
-    return Report(
-        [loss for report in reports for loss in report.losses],
-        sum(report.seconds for report in reports),
-    )

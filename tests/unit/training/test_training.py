@@ -10,10 +10,18 @@ from tests.support.cases import slow_but
 from training.faces import Face
 from training.judge import Answers, Judge
 from training.loop import Chance, Lesson, Report, Schedule, drawn, train
+from training.puppet import Pose, true_motion
 from training.train_autoencoder import Reconstruction
 from training.train_clip import YesOrNo, shrunk
 from training.train_flux import FewSteps, FlowMatching
-from training.train_liveportrait import Frames, ReadingMotion, Rendering, Stitching
+from training.train_liveportrait import (
+    Frames,
+    ReadingMotion,
+    Rendering,
+    RenderingBeards,
+    Stitching,
+    opened,
+)
 from training.train_text import Reading
 from vortex.models.liveportrait import LivePortraitDims
 from vortex.models.liveportrait.checkpoints import Networks
@@ -54,6 +62,8 @@ def lesson(part: str, few: tuple[list[Face], torch.Tensor]) -> Lesson:
             return ReadingMotion(DIMS, moving_faces(), CPU, batch=4)
         case "rendering":
             return Rendering(DIMS, moving_faces(), CPU, sources=2)
+        case "beards":
+            return RenderingBeards(DIMS, moving_faces(), CPU, sources=2)
         case "stitching":
             return Stitching(DIMS, moving_faces(), CPU)
         case "judge":
@@ -70,7 +80,10 @@ def run(
     return trained, train(trained, schedule, seed=1, checkpoint=checkpoint, stop_after=stop)
 
 
-LEARNT = ("autoencoder", "text", "flux", "rendering", "motion", "stitching", "clip-b", "judge")
+LEARNT = (
+    *("autoencoder", "text", "flux", "rendering", "beards"),
+    *("motion", "stitching", "clip-b", "judge"),
+)
 RESUMED = ("autoencoder", "text", "flux", "few steps", "rendering", "stitching", "clip-l", "judge")
 
 
@@ -108,6 +121,22 @@ def test_every_other_face_has_a_full_beard_where_beards_are_learnt() -> None:
     judge = Judge.load(shipped_weights() / "judge.safetensors")
     seen = [opinion["facial_hair"] for opinion in judge.opinions(frames.pictures[1::2, 0])]
     assert seen == 6 * ["beard"]
+
+
+def test_inside_of_a_mouth_is_hidden_as_far_as_it_opens_and_between_the_lips() -> None:
+    face = Face.sample(np.random.default_rng(1))
+    shut, half, wide = (
+        true_motion([face.shape], [Pose(lips=lips)]).placed() for lips in (0.0, 0.5, 1.0)
+    )
+    like = torch.zeros(1, 1, 64, 64)
+    hidden = [opened(shut, driving, like)[0, 0] for driving in (shut, half, wide)]
+    assert hidden[0].max() == 0
+    assert 0.2 < hidden[1].max() < 0.8 < hidden[2].max() <= 1
+    row, column = divmod(int(hidden[2].argmax()), 64)
+    lower, upper = (int((wide[0, point, 1] + 1) * 32) for point in (19, 20))
+    assert upper < row < lower
+    assert abs(column - 31.5) < 2
+    assert opened(wide, wide, like).max() == 0  # the source shows it
 
 
 def test_rendering_goes_on_from_trained_networks() -> None:
