@@ -67,10 +67,7 @@ def held_out_prompts(count: int, seed: int) -> list[tuple[Attributes, Caption]]:
 def held_out_performances(
     model: LivePortrait, speech: Speech, numbers: Sequence[int], seed: int, *, fps: int = _FPS
 ) -> list[Performance]:
-    """Let drawn faces speak whose combination of attributes was never drawn for training.
-
-    Of a seed, each number is a face; the third of the published one, 2, has a full beard.
-    """
+    """Let drawn faces speak whose combination of attributes was never drawn for training."""
     return [
         Performance.play(
             model,
