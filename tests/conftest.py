@@ -40,11 +40,11 @@ LONGEST = (
     "tests/chaos/test_short_chaos.py",
     "tests/integration/test_worker_start.py",
     "tests/unit/training/test_weights.py",
-    "tests/integration/test_demo.py",
     "tests/integration/test_kafka_security.py",
     "tests/integration/test_fetch_models.py",
     "tests/integration/test_unreadable_records.py",
     "tests/integration/test_light_install.py",
+    "tests/integration/test_demo.py",  # not beside chaos: its worker has two minutes to be ready
     "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
     "tests/chaos/test_traps.py",
     "tests/unit/training/test_training.py",
@@ -52,7 +52,6 @@ LONGEST = (
     "tests/integration/test_limits.py",
     "tests/integration/test_pipeline.py",
     "tests/integration/test_command_line.py",
-    "tests/integration/test_calibrate_command.py",
     "tests/integration/test_backlog.py",
     "tests/integration/test_ladder.py",
 )
