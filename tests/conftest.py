@@ -44,7 +44,6 @@ LONGEST = (
     "tests/integration/test_fetch_models.py",
     "tests/integration/test_unreadable_records.py",
     "tests/integration/test_light_install.py",
-    "tests/integration/test_demo.py",  # not beside chaos: its worker has two minutes to be ready
     "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
     "tests/chaos/test_traps.py",
     "tests/unit/training/test_training.py",
@@ -54,6 +53,7 @@ LONGEST = (
     "tests/integration/test_command_line.py",
     "tests/integration/test_backlog.py",
     "tests/integration/test_ladder.py",
+    "tests/integration/test_demo.py",  # after chaos, since its worker has two minutes to be ready
 )
 
 
