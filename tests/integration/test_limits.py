@@ -20,6 +20,7 @@ from consumer.engine.inline import InlineEngine
 from consumer.job import Job
 from schemas import MissReason, Recipe, SemanticConstraints, SlotParams, SlotTick
 from schemas.examples import example_events
+from tests.support.cases import slow_but
 from tests.support.jobs import job
 from tests.support.models import link_models
 from tests.support.waiting import until
@@ -82,8 +83,9 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
+@pytest.mark.parametrize("which", slow_but(["the longest"], ["the longest", "all"]))
 async def test_example_ticks_are_made_and_a_full_slot_is_refused_at_once(
-    mini_config: WorkerConfig, spans: InMemorySpanExporter
+    which: str, mini_config: WorkerConfig, spans: InMemorySpanExporter
 ) -> None:
     async with started(with_config(mini_config, "pipeline", warmup=True)) as engine:
         spans.clear()
@@ -113,9 +115,10 @@ async def test_example_ticks_are_made_and_a_full_slot_is_refused_at_once(
         ]
         recipes = [readme_recipe(), *examples]
         assert [engine.rule_out(recipe) for recipe in recipes] == len(recipes) * [None]
-        longest = max(recipes, key=lambda recipe: recipe.slot_params.duration_sec)
-        made = await engine.run(request(job(2, recipe=longest)))
-        assert isinstance(made, SlotMade), made
+        recipes.sort(key=lambda recipe: recipe.slot_params.duration_sec, reverse=True)
+        for slot_id, recipe in enumerate(recipes if which == "all" else recipes[:1], start=2):
+            made = await engine.run(request(job(slot_id, recipe=recipe)))
+            assert isinstance(made, SlotMade), made
 
 
 @pytest.mark.slow
