@@ -37,6 +37,7 @@ PARTS: dict[str, Callable[..., Report]] = {
     "flux": train_flux.run,
     "liveportrait": train_liveportrait.run,
     "beards": train_liveportrait.run_beards,
+    "mouths": train_liveportrait.run_mouths,
     "clip": train_clip.run,
     "calibration": calibration.run,
     "judge": judge.run,

@@ -27,13 +27,13 @@ from vortex.models.clip_ensemble import (
     WEIGHT_B,
     WEIGHT_L,
     clip_score,
-    keyframe_indices,
 )
 from vortex.models.flux import FluxImage
 from vortex.models.kokoro import KokoroSpeech, Speech
 from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.animator import LivePortraitAnimator
+from vortex.rung import KEYFRAMES
 from vortex.utils.cancellation import CancellationToken
 
 PROMPTS = 100
@@ -169,21 +169,20 @@ def _portraits(flux: Path, texts: Sequence[str], device: torch.device) -> torch.
 
 
 def _keyframes(model: LivePortrait, portrait: torch.Tensor, speech: Speech) -> torch.Tensor:
-    """Return the frames that the self-check looks at of a video, uint8 `[k, 3, H, W]`."""
+    """Return the frames that the self-check looks at, half a second apart: uint8 `[k, 3, H, W]`."""
     video = LivePortraitAnimator(model).animate(
         portrait[None],
         speech,
-        fps=_FPS,
-        frame_count=2 * _FPS,
+        fps=2,
+        frame_count=KEYFRAMES,
         width=_SIZE,
         height=_SIZE,
         expressions=["neutral"],
         seed=0,
-        batch_frames=_FPS,
+        batch_frames=KEYFRAMES,
         token=CancellationToken(),
     )
-    frames = torch.cat(list(video))
-    return frames[keyframe_indices(len(frames))]
+    return torch.cat(list(video))
 
 
 def self_check(

@@ -2,9 +2,9 @@
 
 Three lessons, each by itself: the motion extractor reads keypoints, expression and angles off a
 picture; appearance, warping and generator learn to draw one frame of a face from another and the
-true keypoints of both; a small network learns to correct keypoints. A fourth continues the second
+true keypoints of both; a small network learns to correct keypoints. Two more continue the second
 with many full beards: a mouth that is shut is a thin line in them, from which one that opens has to
-be invented.
+be invented. The one learns where a mouth opens, the other to paint it there.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ MOTION = Schedule(steps=1500, learning_rate=2e-3, ema_steps=100, checkpoint_ever
 RENDERING = Schedule(steps=5500, learning_rate=2e-3, ema_steps=150, checkpoint_every=250)
 CORRECTIONS = Schedule(steps=1000, learning_rate=2e-3, ema_steps=100, checkpoint_every=500)
 BEARDS = Schedule(steps=1400, learning_rate=1.5e-3, ema_steps=100, checkpoint_every=100)
+MOUTHS = Schedule(steps=1200, learning_rate=1e-3, ema_steps=100, checkpoint_every=100)
 FACES = 2500
 FACES_WITH_BEARDS = 1200
 FRAMES = 4  # of each face, the first at rest
@@ -61,6 +62,7 @@ _WIDEST_GAP = 0.12  # by which open lips are further apart than closed ones
 _MOUTH_WIDTH = 0.09
 _MOST_HIDDEN = 0.9
 _MOUTH_WEIGHT = 40.0  # a mouth is one of a hundred places, and mostly shut
+_INSIDE_WEIGHT = 60.0  # of the pixels of a mouth that opens
 _SHIFT = 0.06
 
 _AnyLesson = TypeVar("_AnyLesson", bound=Lesson)
@@ -253,19 +255,28 @@ class Rendering:
         warped = self.warping(prepared, driving).features
         drawn = self.generator(warped)
         wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
-        more = float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
-        weight = _part_weights(there.flatten(0, 1).to(self._device), wanted.shape[-1], more)
-        error = weight.unsqueeze(1) * (drawn - wanted)
+        before = here.unsqueeze(1).expand_as(there).flatten(0, 1).to(self._device)
+        weight = self._weight(before, there.flatten(0, 1).to(self._device), drawn, progress)
+        error = weight * (drawn - wanted)
         total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
-        return total + self._other_error(here, there)
+        return total + self._other_error(before, there.flatten(0, 1).to(self._device))
 
-    def _other_error(self, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor | float:
-        """Return what else is wrong, if anything.
+    def _weight(
+        self, source: torch.Tensor, driving: torch.Tensor, drawn: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """Return what each pixel's error counts, `[n, 1, S, S]`; the mean is 1.
 
         Args:
-            here: keypoints of the sources, `[s, 21, 3]`.
-            there: keypoints of the frames, `[s, d, 21, 3]`.
+            source: keypoints of the picture that each frame is drawn from, `[n, 21, 3]`.
+            driving: keypoints of the frames, `[n, 21, 3]`.
+            drawn: the frames, `[n, 3, S, S]`.
+            progress: of the run, from 0 to 1.
         """
+        weight = _part_weights(driving, drawn.shape[-1], _part_weight(progress))
+        return weight / weight.mean(dim=(2, 3), keepdim=True)
+
+    def _other_error(self, source: torch.Tensor, driving: torch.Tensor) -> torch.Tensor | float:
+        """Return what else is wrong, if anything; see `_weight` for the arguments."""
         return 0.0
 
     def settle(self) -> None:
@@ -289,14 +300,34 @@ class RenderingBeards(Rendering):
         # Before the sigmoid, which lets no gradient through where it is 1 in half precision.
         motion.occlusion.register_forward_hook(lambda *passed: setattr(self, "_logits", passed[2]))
 
-    def _other_error(self, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor | float:
+    def _other_error(self, source: torch.Tensor, driving: torch.Tensor) -> torch.Tensor | float:
         """Return how far the occlusion is from hiding the insides of mouths, and nothing else."""
         logits = self._logits.float()
-        source = here.unsqueeze(1).expand_as(there).flatten(0, 1).to(self._device)
-        inside = opened(source, there.flatten(0, 1).to(self._device), logits)
+        inside = opened(source, driving, logits)
         return functional.binary_cross_entropy_with_logits(
             logits, 1 - _MOST_HIDDEN * inside, weight=1 + _MOUTH_WEIGHT * inside
         )
+
+
+class PaintingMouths(Rendering):
+    """The generator alone again, mostly on what it paints where a mouth opens.
+
+    Where that is, it is told by what is hidden. Everything before it stays as it is.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for network in (self.appearance, self.warping):
+            network.eval().requires_grad_(False)
+        self.modules = nn.ModuleDict({"generator": self.generator})
+
+    def _weight(
+        self, source: torch.Tensor, driving: torch.Tensor, drawn: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """Return what each pixel's error counts, most within mouths that open."""
+        weight = _part_weights(driving, drawn.shape[-1], _part_weight(progress))
+        weight = weight + _INSIDE_WEIGHT * opened(source, driving, drawn)
+        return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
 def opened(source: torch.Tensor, driving: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -370,16 +401,19 @@ def _worn(pixels: torch.Tensor, chance: Chance) -> torch.Tensor:
     return worn.clamp(0, 1)
 
 
+def _part_weight(progress: float) -> float:
+    return float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
+
+
 def _part_weights(placed: torch.Tensor, size: int, more: float) -> torch.Tensor:
-    """Return the weight of each pixel, `[n, size, size]`, more at lips and eyes; its mean is 1."""
+    """Return what each pixel counts, `[n, 1, size, size]`: 1, at lips and eyes `more` than that."""
     axis = torch.linspace(-1, 1, size, device=placed.device)
     x, y, _ = placed[:, list(_PARTS)].unbind(-1)
     near_x, near_y = (
         torch.exp(-0.5 * ((axis - centre.unsqueeze(-1)) / _PART_RADIUS) ** 2) for centre in (x, y)
     )
     near = torch.einsum("nky,nkx->nkyx", near_y, near_x)
-    weight: torch.Tensor = 1 + more * near.amax(dim=1)
-    return weight / weight.mean(dim=(1, 2), keepdim=True)
+    return 1 + more * near.amax(dim=1, keepdim=True)
 
 
 @torch.no_grad()
@@ -457,12 +491,46 @@ def run_beards(
     say: Callable[[str], None] = print,
 ) -> Report:
     """Continue the rendering of `directory/liveportrait` with many full beards; save it there."""
+
+    def lesson(frames: Frames, networks: Networks) -> Rendering:
+        _reopen_occlusion(networks.warping)
+        return RenderingBeards(LivePortraitDims.mini(), frames, device, networks=networks)
+
+    return _continue("beards", lesson, directory, seed, schedule, faces, say)
+
+
+def run_mouths(
+    directory: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    schedule: Schedule = MOUTHS,
+    faces: int = FACES_WITH_BEARDS,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Continue the generator of `directory/liveportrait`, after the beards; save it there."""
+
+    def lesson(frames: Frames, networks: Networks) -> Rendering:
+        return PaintingMouths(LivePortraitDims.mini(), frames, device, networks=networks)
+
+    return _continue("mouths", lesson, directory, seed, schedule, faces, say)
+
+
+def _continue(
+    name: str,
+    lesson: Callable[[Frames, Networks], Rendering],
+    directory: Path,
+    seed: int,
+    schedule: Schedule,
+    faces: int,
+    say: Callable[[str], None],
+) -> Report:
+    """Go on with the networks of `directory/liveportrait`, and save them there."""
     dims = LivePortraitDims.mini()
     frames = Frames.draw(seed + 2, faces, size=dims.output_size, bearded=True, say=say)
     networks = Networks.load(directory / "liveportrait", dims)
-    _reopen_occlusion(networks.warping)
-    drawing = RenderingBeards(dims, frames, device, networks=networks)
-    checkpoint = directory / "liveportrait-beards.pt"
+    drawing = lesson(frames, networks)
+    checkpoint = directory / f"liveportrait-{name}.pt"
     report = train(drawing, schedule, seed=seed, checkpoint=checkpoint, say=say)
     drawing.settle()
     _save(networks, directory, dims, seed, say)

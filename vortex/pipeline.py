@@ -57,6 +57,12 @@ WARM_UP_RECIPE = Recipe(
     visual_track=VisualTrack(prompt="A portrait of a news presenter."),
     seed=0,
 )
+_COLD_RECIPE = WARM_UP_RECIPE.model_copy(
+    update={
+        "slot_params": WARM_UP_RECIPE.slot_params.model_copy(update={"duration_sec": 1.0}),
+        "audio_track": AudioTrack(script="Good evening."),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -194,14 +200,14 @@ class VortexPipeline:
         )
 
     async def warm_up(self) -> GenerationResult:
-        """Make one very short slot, so that the first real one finds everything loaded.
+        """Make a slot of one second, so that the first real one finds everything loaded.
 
         Logs the most memory that tensors on the GPU held at once.
         """
         if self.device.type != "cuda":
-            return await self.generate_slot(WARM_UP_RECIPE, slot_id=None)
+            return await self.generate_slot(_COLD_RECIPE, slot_id=None)
         torch.cuda.reset_peak_memory_stats(self.device)
-        made = await self.generate_slot(WARM_UP_RECIPE, slot_id=None)
+        made = await self.generate_slot(_COLD_RECIPE, slot_id=None)
         logger.info(
             "Warmed up",
             extra={

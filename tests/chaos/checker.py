@@ -31,6 +31,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 ANSWER_TIMEOUT_S = 20.0
+END_MS = 50
 SILENT = 2
 """Of librdkafka's levels: no line for every broker that is down."""
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -239,13 +240,14 @@ def _read(lane: Lane, topic: str) -> Iterator[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": END_MS,
             "auto.offset.reset": "earliest",
             "check.crcs": True,
             "log_level": SILENT,
         }
     )
-    # librdkafka tells the end of a partition only after half a second without a record, which where
-    # the group commits may not come for minutes.
+    # librdkafka tells the end of a partition only after so long without a record, which where the
+    # group commits may not come for minutes.
     began_ms = 1000 * time.time()
     try:
         count = len(reader.list_topics(topic, ANSWER_TIMEOUT_S).topics[topic].partitions)

@@ -123,6 +123,7 @@ def test_frames_are_close_to_drawings_of_the_same_motion(figures: dict[str, Any]
 
 def test_mouth_in_the_pixels_opens_as_the_phonemes_ask(figures: dict[str, Any]) -> None:
     assert figures["motion"]["lips_correlation"] >= 0.85
+    assert figures["motion"]["lips_correlation_worst"] >= 0.6
     assert abs(figures["motion"]["lips_lag_frames"]) <= 1
     assert figures["motion"]["closed_when_asked"] >= 0.9
 
@@ -130,7 +131,7 @@ def test_mouth_in_the_pixels_opens_as_the_phonemes_ask(figures: dict[str, Any]) 
 def test_mouth_opens_in_a_full_beard_too(performances: list[Performance]) -> None:
     bearded = performances[FULL_BEARD]
     assert bearded.face.attributes.facial_hair == "beard"
-    assert correlations(bearded.seen_openings(), bearded.openings)[0] > 0.5
+    assert correlations(bearded.seen_openings(), bearded.openings)[0] >= 0.6
 
 
 def test_recogniser_understands_figures_dates_and_names(figures: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.cases import slow_but
 from vortex.models.kokoro import SAMPLE_RATE_HZ, KokoroSpeech, Speech, TimedPhoneme
 from vortex.models.liveportrait.lipsync import FaceMotion, drive
 from vortex.utils.audio import envelope
@@ -315,7 +316,10 @@ def test_seed_decides_blinks_and_drift_but_not_the_mouth() -> None:
 # speech that the network made of espeak's symbols, 0.03 below what was measured then.
 
 
-@pytest.fixture(scope="module", params=[("jm_kumo", "neutral"), ("jf_nezumi", "manic")])
+@pytest.fixture(
+    scope="module",
+    params=slow_but([("jm_kumo", "neutral")], [("jm_kumo", "neutral"), ("jf_nezumi", "manic")]),
+)
 def spoken(mini_models: Path, request: pytest.FixtureRequest) -> Speech:
     voice, emotion = request.param
     kokoro = KokoroSpeech(mini_models / "mini" / "kokoro", default_voice=voice, threads=1)
