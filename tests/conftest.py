@@ -35,24 +35,32 @@ MODEL_FOLDERS = tuple(
 )
 MARKING_FIXTURES = {"kafka": "kafka", "mini_models": "models"}
 
-# The files that take longest come first, so that no process is left alone with one in the end.
+# The files that take longest come first, so that no process is left alone with one in the end: by
+# turns those that compute and those that wait, so that both cores are busy all the time.
 LONGEST = (
     "tests/chaos/test_short_chaos.py",
-    "tests/integration/test_worker_start.py",
-    "tests/unit/training/test_weights.py",
-    "tests/integration/test_kafka_security.py",
-    "tests/integration/test_fetch_models.py",
     "tests/integration/test_unreadable_records.py",
-    "tests/integration/test_light_install.py",
-    "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
-    "tests/chaos/test_traps.py",
-    "tests/unit/training/test_training.py",
-    "tests/unit/vortex/models/kokoro/test_kokoro.py",
-    "tests/integration/test_limits.py",
-    "tests/integration/test_pipeline.py",
-    "tests/integration/test_command_line.py",
-    "tests/integration/test_backlog.py",
+    "tests/unit/training/test_weights.py",
     "tests/integration/test_ladder.py",
+    "tests/unit/vortex/models/kokoro/test_kokoro.py",
+    "tests/integration/test_kafka_security.py",
+    "tests/chaos/test_traps.py",
+    "tests/integration/test_fetch_models.py",
+    "tests/integration/test_frozen_coordinator.py",
+    "tests/integration/test_worker_start.py",
+    "tests/integration/test_control_room.py",
+    "tests/unit/vortex/models/kokoro/test_kokoro_torch.py",
+    "tests/integration/test_handover.py",
+    "tests/integration/test_pipeline.py",
+    "tests/chaos/test_checker.py",
+    "tests/integration/test_storage_faults.py",
+    "tests/unit/training/test_training.py",
+    "tests/integration/test_backlog.py",
+    "tests/integration/test_embedded_kafka.py",
+    "tests/integration/test_light_install.py",
+    "tests/integration/test_limits.py",
+    "tests/integration/test_command_line.py",
+    "tests/unit/vortex/models/liveportrait/test_liveportrait.py",
     "tests/integration/test_demo.py",  # after chaos, since its worker has two minutes to be ready
 )
 

@@ -27,7 +27,7 @@ _OPENINGS = (
     "we see",
     "this is",
 )
-_SUBJECTS = {
+SUBJECTS = {
     "woman": ("woman", "woman", "young woman", "lady", "girl", "female reporter", "old woman"),
     "man": ("man", "man", "young man", "gentleman", "guy", "male reporter", "old man"),
 }
@@ -51,7 +51,7 @@ _SKIN_WORDS = {
     "olive": ("olive", "tanned", "tan"),
     "dark": ("dark", "brown", "deep brown"),
 }
-_HAIR_WORDS = {
+HAIR_WORDS = {
     "black": ("black", "black", "dark"),
     "brown": ("brown", "brown", "chestnut"),
     "blonde": ("blonde", "blond", "golden"),
@@ -61,14 +61,14 @@ _HAIR_WORDS = {
     "blue": ("blue",),
     "pink": ("pink",),
 }
-_COLOUR_WORDS = {"grey": ("grey", "grey", "gray")}
-_STYLE_WORDS = {
+COLOUR_WORDS = {"grey": ("grey", "grey", "gray")}
+STYLE_WORDS = {
     "short": ("short", "short", "cropped"),
     "long": ("long", "long", "long straight"),
     "curly": ("curly", "curly", "frizzy"),
     "spiky": ("spiky", "spiked"),
 }
-_GARMENT_WORDS = {
+GARMENT_WORDS = {
     "coat": ("coat", "coat", "jacket", "blazer"),
     "jumper": ("jumper", "sweater", "pullover"),
     "shirt": ("shirt", "shirt", "blouse"),
@@ -196,7 +196,7 @@ def vocabulary() -> list[str]:
     """Return every word that a caption may use, sorted."""
     templates = [
         *_OPENINGS,
-        *(word for words in _SUBJECTS.values() for word in words),
+        *(word for words in SUBJECTS.values() for word in words),
         *_ANYONE,
         *_PLACES,
         *_FILLERS,
@@ -204,9 +204,9 @@ def vocabulary() -> list[str]:
             word
             for table in (
                 _SKIN_WORDS,
-                _HAIR_WORDS,
-                _STYLE_WORDS,
-                _GARMENT_WORDS,
+                HAIR_WORDS,
+                STYLE_WORDS,
+                GARMENT_WORDS,
                 _EYEWEAR_WORDS,
                 _HEADWEAR_WORDS,
             )
@@ -292,7 +292,7 @@ class _Sentence:
 
     def _subject(self) -> str:
         person = self._claims.get("person")
-        noun = self._pick(_SUBJECTS[person] if person else _ANYONE)
+        noun = self._pick(SUBJECTS[person] if person else _ANYONE)
         adjectives = []
         if self._claims.get("hair_style") == "bald":
             adjectives.append("bald")
@@ -320,7 +320,7 @@ class _Sentence:
 
     def _hair(self) -> str:
         colour, style = self._claims.get("hair_colour"), self._claims.get("hair_style")
-        tone = self._pick(_HAIR_WORDS[colour]) if colour else ""
+        tone = self._pick(HAIR_WORDS[colour]) if colour else ""
         if style == "bald":
             return ""
         if style == "bun":
@@ -331,7 +331,7 @@ class _Sentence:
             return f"{tone} {tail}".strip()
         if style is None and not tone:
             return ""
-        words = [self._pick(_STYLE_WORDS[style])] if style else []
+        words = [self._pick(STYLE_WORDS[style])] if style else []
         words += [tone] if tone else []
         if len(words) == 2 and self._maybe(0.2):
             words.reverse()
@@ -356,9 +356,7 @@ class _Sentence:
         noun = "beard" if kind == "beard" else self._pick(("moustache", "mustache"))
         colour = self._claims.get("hair_colour")
         bald = self._claims.get("hair_style") == "bald"
-        tone = (
-            f"{self._pick(_HAIR_WORDS[colour])} " if colour and (bald or self._maybe(0.4)) else ""
-        )
+        tone = f"{self._pick(HAIR_WORDS[colour])} " if colour and (bald or self._maybe(0.4)) else ""
         return f"a {tone}{noun}"
 
     def _headwear(self) -> str:
@@ -369,10 +367,10 @@ class _Sentence:
         garment, colour = self._claims.get("garment"), self._claims.get("coat_colour")
         if garment is None and colour is None:
             return ""
-        tone = self._pick(_COLOUR_WORDS.get(colour, (colour,))) if colour else ""
+        tone = self._pick(COLOUR_WORDS.get(colour, (colour,))) if colour else ""
         if garment is None and self._maybe(0.5):
             return f"dressed in {tone}"
-        noun = self._pick(_GARMENT_WORDS[garment] if garment else _ANY_GARMENT)
+        noun = self._pick(GARMENT_WORDS[garment] if garment else _ANY_GARMENT)
         words = f"{tone} {noun}".strip()
         article = "" if noun == "clothes" else "an " if words[0] in "aeiou" else "a "
         return f"{self._pick(('in', 'in', 'wearing', 'dressed in'))} {article}{words}"
@@ -381,7 +379,7 @@ class _Sentence:
         colour = self._claims.get("background")
         if not colour:
             return ""
-        place = self._pick(_PLACES).format(self._pick(_COLOUR_WORDS.get(colour, (colour,))))
+        place = self._pick(_PLACES).format(self._pick(COLOUR_WORDS.get(colour, (colour,))))
         return place.replace("a orange", "an orange")
 
 

@@ -30,6 +30,7 @@ from training.faces import Face
 from training.loop import Chance, Report, Schedule, drawn, train
 from training.train_autoencoder import LATENT_CHANNELS, encode
 from training.train_text import CLIP_WIDTH, T5_WIDTH, TextEncoders
+from training.unsaid import unsaid
 
 STEPS = 4
 SCHEDULE = Schedule(steps=3000, learning_rate=1.5e-3, ema_steps=150, checkpoint_every=100)
@@ -231,7 +232,10 @@ def _lessons(
 
 
 def save(model: TextToImage, vae: AutoencoderKL, directory: Path) -> None:
-    """Write everything in half precision, as `FluxPipeline.from_pretrained` reads it."""
+    """Write everything in half precision, as `FluxPipeline.from_pretrained` reads it.
+
+    And what to say of all that a prompt leaves open.
+    """
     pipeline = FluxPipeline(
         # As FLUX.1-schnell: no shift of the noise schedule by image size.
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
@@ -243,3 +247,4 @@ def save(model: TextToImage, vae: AutoencoderKL, directory: Path) -> None:
         transformer=copy.deepcopy(model.transformer).half(),
     )
     pipeline.save_pretrained(directory, safe_serialization=True)
+    unsaid().write(directory)

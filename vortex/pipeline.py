@@ -217,12 +217,12 @@ class VortexPipeline:
         )
         return made
 
-    async def encode_prompt(self, recipe: Recipe) -> None:
+    async def encode_prompt(self, recipe: Recipe, seed: int) -> None:
         """Encode a slot's prompt, so that its image stage finds it encoded."""
         prompt = asked_of_image_model(
             self.config.pipeline.portrait_prompt, recipe.visual_track.prompt
         )
-        await self._stage("image", None, lambda _: self._models.flux.encode(prompt))
+        await self._stage("image", None, lambda _: self._models.flux.encode(prompt, seed))
 
     @property
     def device_title(self) -> str:

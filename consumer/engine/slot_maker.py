@@ -226,7 +226,7 @@ class SlotMaker:
         ):
             try:
                 async with asyncio.timeout(self._config.orchestration.timeouts.image_s):
-                    await self._pipeline.encode_prompt(request.recipe)
+                    await self._pipeline.encode_prompt(request.recipe, request.seed)
             except (StageHungError, DeviceLostError):
                 raise
             except Exception as error:  # noqa: BLE001 - the image stage encodes it, and tells

@@ -46,7 +46,7 @@ class FilmPipeline:
     ) -> DualClipResult:
         return verdict(video, 0.8, 0.8)
 
-    async def encode_prompt(self, recipe: Recipe) -> None:
+    async def encode_prompt(self, recipe: Recipe, seed: int) -> None:
         """Have no text encoder."""
 
     def close(self) -> None:

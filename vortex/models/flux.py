@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from vortex.errors import VortexInitializationError, one_line
 from vortex.models.flux_tensors import check_flux_tensors
 from vortex.models.quantization import Quantization, needed_bytes, quantize
+from vortex.models.unsaid import Unsaid
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.vram import loading
 
@@ -46,8 +47,10 @@ class FluxImage:
     Blocking; one call at a time.
     """
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: FluxPipeline, unsaid: Unsaid | None = None) -> None:
+        """Take a pipeline, and how to complete prompts for it, if they are."""
         self._pipeline = pipeline
+        self._unsaid = unsaid
         self._max_t5_tokens = min(T5_TOKENS, int(pipeline.tokenizer_2.model_max_length))
         self._encoded: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
@@ -63,7 +66,8 @@ class FluxImage:
         """Load from a directory as `FluxPipeline.save_pretrained` writes it.
 
         Nothing is fetched, and only safetensors are read. All parts stay on the device: moving them
-        in and out for every slot would take longer than the denoising steps.
+        in and out for every slot would take longer than the denoising steps. `unsaid.json` is read
+        where it is there.
 
         Args:
             directory: holds the pipeline.
@@ -80,6 +84,7 @@ class FluxImage:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         check_flux_tensors(directory)
+        unsaid = Unsaid.read(directory)
         try:
             pipeline = FluxPipeline.from_pretrained(
                 str(directory), dtype=dtype, local_files_only=True, use_safetensors=True
@@ -88,7 +93,7 @@ class FluxImage:
             raise VortexInitializationError(
                 f"flux: {directory} cannot be loaded: {one_line(error)}"
             ) from error
-        image = cls(pipeline)
+        image = cls(pipeline, unsaid)
         methods: dict[str, Quantization] = {
             name: quantization if name in _QUANTIZED else "none" for name in image.parts
         }
@@ -120,11 +125,12 @@ class FluxImage:
 
         Args:
             prompt: what to show. What the text encoders cannot hold is cut off, with a warning.
+                What it leaves open is chosen by the seed, if the model has `unsaid.json`.
             negative_prompt: has no effect in a model without guidance; a warning says so.
             width: pixels, a multiple of 16.
             height: pixels, a multiple of 16.
             steps: denoising steps.
-            seed: of the starting noise.
+            seed: of the starting noise, and of what the prompt leaves open.
             token: polled before the text encoders, after each step and before decoding.
             on_step: called with steps done and steps in all.
 
@@ -149,7 +155,7 @@ class FluxImage:
             token.raise_if_cancelled()
             return kwargs
 
-        embeddings, pooled = self.encode(prompt)
+        embeddings, pooled = self.encode(prompt, seed)
         token.raise_if_cancelled()
         picture: torch.Tensor = self._pipeline(
             prompt_embeds=embeddings,
@@ -166,15 +172,21 @@ class FluxImage:
         return picture.float().clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def encode(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what T5 and CLIP read in a prompt; of the latest prompts it is kept."""
-        known = self._encoded.pop(prompt, None)
+    def encode(self, prompt: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what T5 and CLIP read in a prompt; of the latest prompts it is kept.
+
+        Args:
+            prompt: what to show.
+            seed: of what the prompt leaves open; see `generate`.
+        """
+        text = prompt if self._unsaid is None else self._unsaid.completed(prompt, seed)
+        known = self._encoded.pop(text, None)
         if known is None:
             embeddings, pooled, _ = self._pipeline.encode_prompt(
-                prompt, None, max_sequence_length=self._max_t5_tokens
+                text, None, max_sequence_length=self._max_t5_tokens
             )
             known = embeddings, pooled
-        self._encoded[prompt] = known
+        self._encoded[text] = known
         if len(self._encoded) > PROMPTS_KEPT:
             self._encoded.popitem(last=False)
         return known

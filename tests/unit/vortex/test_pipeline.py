@@ -85,8 +85,8 @@ class SmallModels:
         self._play("image", asked | {"prompt": prompt})
         return torch.full((1, 3, SIZE, SIZE), asked["seed"] % 100 / 100)
 
-    def encode(self, prompt: str) -> None:
-        self._play("prompt", {"prompt": prompt, "token": CancellationToken()})
+    def encode(self, prompt: str, seed: int) -> None:
+        self._play("prompt", {"prompt": prompt, "seed": seed, "token": CancellationToken()})
 
     def animate(self, image: torch.Tensor, speech: Speech, **asked: Any) -> Iterator[torch.Tensor]:
         self._play("video", asked | {"speech": speech})
@@ -166,7 +166,7 @@ async def test_portrait_is_steered_in_production_and_judged_by_the_recipes_own_p
 ) -> None:
     models = SmallModels()
     pipeline = make_pipeline(models, "production")
-    await pipeline.encode_prompt(as_recipe(RECIPE))
+    await pipeline.encode_prompt(as_recipe(RECIPE), SEED)
     await pipeline.generate_slot(RECIPE, slot_id=3)
     asked = models.asked["image"]["prompt"]
     assert models.asked["prompt"]["prompt"] == asked
@@ -397,7 +397,7 @@ async def test_each_model_is_used_by_one_slot_at_a_time(make_pipeline: MakePipel
         pipeline._generate_audio(recipe),
         pipeline._generate_audio(recipe),
         pipeline._generate_actor(recipe),
-        pipeline.encode_prompt(recipe),
+        pipeline.encode_prompt(recipe, SEED),
     )
     assert models.asked["prompt"]["prompt"] == recipe.visual_track.prompt
     assert alone == [True] * 4

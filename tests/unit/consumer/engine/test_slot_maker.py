@@ -78,7 +78,7 @@ class ScriptedFilm(FilmPipeline):
         """Of the self-check, seed by seed; the last one stays."""
         self.on_video: Callable[[SlotContext], Awaitable[None]] | None = None
 
-    async def encode_prompt(self, recipe: Recipe) -> None:
+    async def encode_prompt(self, recipe: Recipe, seed: int) -> None:
         self.encoded.append(recipe.visual_track.prompt)
         await asyncio.sleep(self.encode_s)
         if self.encode_error is not None:

@@ -41,6 +41,14 @@ def test_prompt_changes_the_picture(flux: FluxImage) -> None:
     assert not torch.equal(draw(flux, "a robot with silver skin"), draw(flux, "a clown"))
 
 
+def test_what_a_prompt_leaves_open_is_chosen_by_the_seed(flux: FluxImage) -> None:
+    first, again, other = (flux.encode("a man", seed)[0] for seed in (1, 1, 2))
+    assert first is again  # as when it was encoded ahead of the slot
+    assert not torch.equal(first, other)
+    whole = "a man with short red hair and pale skin, in a green coat, against a grey wall"
+    assert flux.encode(whole, 1)[0] is flux.encode(whole, 2)[0]
+
+
 def test_picture_has_the_size_asked_for_and_values_from_0_to_1(flux: FluxImage) -> None:
     picture = draw(flux, width=96, height=64)
     assert picture.shape == (1, 3, 64, 96)
