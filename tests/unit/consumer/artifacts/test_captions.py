@@ -137,7 +137,7 @@ def test_no_captions_when_switched_off(tmp_path: Path) -> None:
 
 
 def test_captions_of_real_speech_are_seen_while_it_is_heard(mini_models: Path) -> None:
-    for speech in speeches(mini_models, 3):
+    for speech in speeches(mini_models, 2):
         assert " ".join(word.text for word in speech.words) == speech.text
         for word, following in zip(speech.words, speech.words[1:], strict=False):
             assert word.start_s < word.end_s <= following.start_s + 1e-6
@@ -196,8 +196,8 @@ def test_captions_of_fifty_slots_are_at_most_a_frame_off_the_phonemes(
 
 
 def test_words_that_were_cut_are_not_in_the_captions(mini_models: Path) -> None:
-    for speech in speeches(mini_models, 2, max_duration_s=1.5):
-        said = " ".join(word.text for word in speech.words)
-        assert said == speech.text != ""
-        assert speech.words[-1].end_s <= 1.5
-        assert len(said) < 45
+    (speech,) = speeches(mini_models, 1, max_duration_s=1.5)
+    said = " ".join(word.text for word in speech.words)
+    assert said == speech.text != ""
+    assert speech.words[-1].end_s <= 1.5
+    assert len(said) < len("Good evening. Here is the news.")

@@ -132,7 +132,10 @@ def test_samples_and_durations_are_those_of_the_library(
     np.testing.assert_allclose(ours, waveform.numpy(), atol=1e-5 * np.abs(ours).max())
 
 
-@pytest.mark.parametrize(("count", "tempo"), [(1, 1.0), (20, 0.5), (510, 2.0)])
+@pytest.mark.parametrize(
+    ("count", "tempo"),
+    [(1, 1.0), (20, 0.5), pytest.param(510, 2.0, marks=pytest.mark.slow)],
+)
 def test_durations_add_up_to_the_samples(backend: TorchBackend, count: int, tempo: float) -> None:
     tokens = [43 + i % 60 for i in range(count)]
     waveform, durations = backend.run(tokens, VOICES[0], tempo, token=CancellationToken())
