@@ -8,9 +8,10 @@ HADOLINT_VERSION := 2.15.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Four processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
+WARM := $(VENV)/.warm
+# Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
 # one, mostly wait.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=5 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 # Some containers set it. Each process, of which the tests start dozens, would compile torch and all
@@ -26,24 +27,27 @@ FROM ?= HEAD~1
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(READY) ## Make the virtual environment with the locked packages.
+setup: $(WARM) ## Make the virtual environment with the locked packages.
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(WARM): $(READY)
 	@# Compiles it once, where else each of the processes that follow would. If it fails, they say why.
 	@$(BIN)/python -c "import vortex.pipeline" 2>/dev/null || true
 	@touch $@
 
-demo: $(READY) ## Start Kafka and a worker, and follow six ticks end to end.
+demo: $(WARM) ## Start Kafka and a worker, and follow six ticks end to end.
 	$(BIN)/vortex demo
 
 check: lint ## Check what takes less than a minute: lint, types, unit tests without models.
 	$(PYTEST) -m "not kafka and not models and not slow" tests/unit $(LONG_IMPORTS:%=--ignore=%)
 
-test: $(READY) ## Run the tests, on a real Kafka and the mini models.
+test: $(WARM) ## Run the tests, on a real Kafka and the mini models.
 	$(PYTEST)
 
 test-slow: $(READY) ## Run what takes minutes, and further cases of what `make test` tries once.

@@ -242,6 +242,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_broker(kafka: SharedKafka) ->
     assert os.getpgid(java.pid) == java.pid
 
 
+@pytest.mark.slow  # brokers are killed, restarted and frozen in the chaos of `make test`, too
 async def test_two_of_three_nodes_accept_records_and_the_third_comes_back(
     temporary: Path,
 ) -> None:
