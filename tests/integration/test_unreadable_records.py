@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from consumer.kafka.reader import FIRST_RETRY_S
 from consumer.results import DeadLetter
 from schemas import SlotTick
 from tests.integration.conftest import MakeLane
+from tests.support.cases import slow_but
 from tests.support.engines import ScriptedEngine
 from tests.support.lane import Lane, assert_one_outcome_each, place, slots, tick
 from tests.support.odd_records import (
@@ -28,6 +30,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.kafka
 
 HEALTHY, HARMED = 0, 1
+LENGTHS = (-1, 0, 40, 2**31 - 1)
 CODECS = ("lz4", "snappy", "zstd", "gzip")
 
 
@@ -112,15 +115,21 @@ async def test_partition_that_stood_still_is_read_again_once_its_bytes_are_whole
     assert_one_outcome_each(results, emitted)
 
 
-@pytest.mark.parametrize("length", [-1, 0, 40, 2**31 - 1])
-@pytest.mark.parametrize("read_before", [True, False], ids=["read before", "not read before"])
+@pytest.mark.parametrize(
+    "case",
+    slow_but(
+        [(-1, True), (0, False), (40, True), (2**31 - 1, False)],
+        itertools.product(LENGTHS, (True, False)),
+    ),
+    ids=lambda case: f"{case[0]}, {'read' if case[1] else 'nothing'} before",
+)
 async def test_batch_with_a_wrong_length_stops_its_partition_alone_and_is_reported_once(
-    length: int,
-    read_before: bool,
+    case: tuple[int, bool],
     kafka: SharedKafka,
     make_lane: MakeLane,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    length, read_before = case
     lane = await make_lane(partitions=2)
     before = await emit_to(lane, HARMED, [tick(1), tick(2)]) if read_before else []
     first = len(before)
