@@ -90,6 +90,8 @@ class ScriptedEngine:
         """`start` waits for it; set unless a test clears it."""
         self.may_start.set()
         self.starts = 0
+        self.stops = 0
+        """How often it was stopped while it was up."""
         self.requests: list[SlotRequest] = []
         """All that `run` was called with."""
         self.finished: list[int] = []
@@ -225,6 +227,7 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         """Be down."""
+        self.stops += self.up
         self.up = False
 
     async def _work(self, script: Script, slot_id: int, on_stage: OnStage) -> None:

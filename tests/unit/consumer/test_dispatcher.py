@@ -1045,7 +1045,7 @@ async def test_time_that_an_unloaded_engine_takes_to_load_counts() -> None:
 async def test_engine_counts_as_ready_while_it_is_unloaded_and_loaded_again() -> None:
     engine = ScriptedEngine()
     async with serving(engine, idle_unload_s=0.1) as bench:
-        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        await bench.until(lambda: engine.stops == 1)
         assert bench.dispatcher.engine_ready
         engine.may_start.clear()
         bench.submit(job(1))
@@ -1060,7 +1060,7 @@ async def test_engine_counts_as_ready_while_it_is_unloaded_and_loaded_again() ->
 async def test_engine_that_is_lost_while_it_is_loaded_again_is_not_ready() -> None:
     engine = ScriptedEngine()
     async with serving(engine, idle_unload_s=0.1) as bench:
-        await bench.until(lambda: engine.starts == 1 and not engine.up)
+        await bench.until(lambda: engine.stops == 1)
         engine.start_error = LOST
         bench.submit(job(1))
         await bench.until(lambda: not bench.dispatcher.engine_ready)
