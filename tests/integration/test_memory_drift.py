@@ -89,9 +89,9 @@ def memory_after_each(
 
 @pytest.mark.timeout(600)
 def test_no_slot_leaves_tensors_or_memory_behind(pipeline: VortexPipeline) -> None:
-    tensors, allocated = memory_after_each(pipeline, 5, allocated_bytes)
+    tensors, allocated = memory_after_each(pipeline, 8, allocated_bytes)
     assert len(set(tensors)) == 1, f"tensors alive after each slot: {tensors}"
-    # The median, since caches may grow once in a while.
+    # The median, since caches may grow now and then, and other threads live in this process.
     growth = median(after - before for before, after in pairwise(allocated))
     assert growth < SAMPLES_BYTES / 2, f"bytes allocated after each slot: {allocated}"
 
