@@ -48,7 +48,7 @@ class FluxImage:
     """
 
     def __init__(self, pipeline: FluxPipeline, unsaid: Unsaid | None = None) -> None:
-        """Take a pipeline, and how to complete prompts for it, if they are."""
+        """Draw with a loaded pipeline; `unsaid` completes prompts for it."""
         self._pipeline = pipeline
         self._unsaid = unsaid
         self._max_t5_tokens = min(T5_TOKENS, int(pipeline.tokenizer_2.model_max_length))
