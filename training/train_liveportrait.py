@@ -256,15 +256,16 @@ class Rendering:
         drawn = self.generator(warped)
         wanted = pictures[chosen[:, None], others].flatten(0, 1).to(self._device).float() / 255.0
         before = here.unsqueeze(1).expand_as(there).flatten(0, 1).to(self._device)
-        weight = self._weight(before, there.flatten(0, 1).to(self._device), drawn, progress)
-        error = weight * (drawn - wanted)
+        after = there.flatten(0, 1).to(self._device)
+        weight = self._weight(before, after, drawn, progress)
+        error = weight / weight.mean(dim=(2, 3), keepdim=True) * (drawn - wanted)
         total: torch.Tensor = error.abs().mean() + _EDGE_WEIGHT * edge_error(error)
-        return total + self._other_error(before, there.flatten(0, 1).to(self._device))
+        return total + self._other_error(before, after)
 
     def _weight(
         self, source: torch.Tensor, driving: torch.Tensor, drawn: torch.Tensor, progress: float
     ) -> torch.Tensor:
-        """Return what each pixel's error counts, `[n, 1, S, S]`; the mean is 1.
+        """Return what each pixel's error counts beside others of its frame, `[n, 1, S, S]`.
 
         Args:
             source: keypoints of the picture that each frame is drawn from, `[n, 21, 3]`.
@@ -272,8 +273,8 @@ class Rendering:
             drawn: the frames, `[n, 3, S, S]`.
             progress: of the run, from 0 to 1.
         """
-        weight = _part_weights(driving, drawn.shape[-1], _part_weight(progress))
-        return weight / weight.mean(dim=(2, 3), keepdim=True)
+        more = float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
+        return _part_weights(driving, drawn.shape[-1], more)
 
     def _other_error(self, source: torch.Tensor, driving: torch.Tensor) -> torch.Tensor | float:
         """Return what else is wrong, if anything; see `_weight` for the arguments."""
@@ -325,9 +326,8 @@ class PaintingMouths(Rendering):
         self, source: torch.Tensor, driving: torch.Tensor, drawn: torch.Tensor, progress: float
     ) -> torch.Tensor:
         """Return what each pixel's error counts, most within mouths that open."""
-        weight = _part_weights(driving, drawn.shape[-1], _part_weight(progress))
-        weight = weight + _INSIDE_WEIGHT * opened(source, driving, drawn)
-        return weight / weight.mean(dim=(2, 3), keepdim=True)
+        inside = opened(source, driving, drawn)
+        return super()._weight(source, driving, drawn, progress) + _INSIDE_WEIGHT * inside
 
 
 def opened(source: torch.Tensor, driving: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -399,10 +399,6 @@ def _worn(pixels: torch.Tensor, chance: Chance) -> torch.Tensor:
     )
     worn: torch.Tensor = torch.lerp(pixels, blurred, share) + noise * chance.normal(pixels)
     return worn.clamp(0, 1)
-
-
-def _part_weight(progress: float) -> float:
-    return float(np.interp(progress, _PROGRESS, _PART_WEIGHT))
 
 
 def _part_weights(placed: torch.Tensor, size: int, more: float) -> torch.Tensor:

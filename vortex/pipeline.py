@@ -57,11 +57,11 @@ WARM_UP_RECIPE = Recipe(
     visual_track=VisualTrack(prompt="A portrait of a news presenter."),
     seed=0,
 )
-_COLD_RECIPE = WARM_UP_RECIPE.model_copy(
-    update={
-        "slot_params": WARM_UP_RECIPE.slot_params.model_copy(update={"duration_sec": 1.0}),
-        "audio_track": AudioTrack(script="Good evening."),
-    }
+_COLD_RECIPE = Recipe(
+    slot_params=SlotParams(duration_sec=1.0, fps=12, resolution="128x128"),
+    audio_track=AudioTrack(script="Good evening."),
+    visual_track=WARM_UP_RECIPE.visual_track,
+    seed=0,
 )
 
 

@@ -32,6 +32,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 ANSWER_TIMEOUT_S = 20.0
 END_MS = 50
+"""Without a record, after which a partition counts as read to its end."""
 SILENT = 2
 """Of librdkafka's levels: no line for every broker that is down."""
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -246,7 +247,7 @@ def _read(lane: Lane, topic: str) -> Iterator[Message]:
             "log_level": SILENT,
         }
     )
-    # librdkafka tells the end of a partition only after so long without a record, which where the
+    # librdkafka tells the end of a partition only after `END_MS` without a record, which where the
     # group commits may not come for minutes.
     began_ms = 1000 * time.time()
     try:

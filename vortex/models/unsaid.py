@@ -7,32 +7,43 @@ two colours at once, or a moustache that is blue.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Self
 
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+
+from schemas.describe import describe_validation_error
 from vortex.errors import VortexInitializationError
 
 FILE_NAME = "unsaid.json"
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return text
+
+
+_Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 @dataclass(frozen=True)
 class Detail:
     """Something that each picture shows, whether or not a prompt speaks of it."""
 
-    said: str
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    said: _Pattern
     """Regular expression that finds where a text speaks of it."""
     phrase: str
     """What to say of it, with `{}` for one of the choices."""
     choices: tuple[str, ...] = ()
-    when: str = ""
+    when: _Pattern = ""
     """Regular expression of the texts that it belongs to; without one, to all."""
-
-    def __post_init__(self) -> None:
-        for pattern in (self.said, self.when):
-            re.compile(pattern)
 
     def is_missing(self, text: str) -> bool:
         """Whether a text, in lower case, should speak of it and does not."""
@@ -46,6 +57,9 @@ class Detail:
             return self.phrase
         chance = hashlib.sha256(f"{seed} {self.phrase}".encode()).digest()
         return self.phrase.format(free[int.from_bytes(chance[:8]) % len(free)])
+
+
+_DETAILS = TypeAdapter(tuple[Detail, ...])
 
 
 @dataclass(frozen=True)
@@ -62,22 +76,20 @@ class Unsaid:
             VortexInitializationError: the file does not hold a list of details.
         """
         path = directory / FILE_NAME
-        if not path.exists():
-            return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            details = (Detail(**{**each, "choices": tuple(each["choices"])}) for each in content)
-            return cls(tuple(details))
-        except (OSError, ValueError, KeyError, TypeError, re.error) as error:
+            return cls(_DETAILS.validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise VortexInitializationError(f"{path}: cannot be read: {error}") from error
+        except ValidationError as error:
             raise VortexInitializationError(
-                f"{path}: must hold a list of details, each with said, phrase and choices:"
-                f" {error!r:.100}"
+                f"{path}: {describe_validation_error(error)}"
             ) from error
 
     def write(self, directory: Path) -> None:
         """Write `unsaid.json` into a model's folder."""
-        content = [asdict(detail) for detail in self.details]
-        (directory / FILE_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (directory / FILE_NAME).write_bytes(_DETAILS.dump_json(self.details, indent=1) + b"\n")
 
     def completed(self, prompt: str, seed: int) -> str:
         """Return the prompt, and after it what it leaves open; same arguments, same text."""

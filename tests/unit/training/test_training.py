@@ -162,3 +162,21 @@ def test_nothing_but_the_generator_learns_to_paint_mouths() -> None:
     assert all(parameter.grad is None for parameter in others)
     learning = {id(parameter) for parameter in painting.modules.parameters()}
     assert learning == {id(parameter) for parameter in painting.generator.parameters()}
+
+
+def test_where_a_mouth_opens_counts_more_while_mouths_are_painted() -> None:
+    face = Face.sample(np.random.default_rng(1))
+    shut, wide = (true_motion([face.shape], [Pose(lips=lips)]).placed() for lips in (0.0, 1.0))
+    drawn = torch.zeros(1, 3, 64, 64)
+    usual, painting = (
+        lesson(DIMS, moving_faces(), CPU, sources=2) for lesson in (Rendering, PaintingMouths)
+    )
+    for progress in (0.0, 1.0):
+        opening, closing = (
+            painting._weight(*pair, drawn, progress) - usual._weight(*pair, drawn, progress)
+            for pair in ((shut, wide), (wide, shut))
+        )
+        assert opening.max() > 30
+        inside = opened(shut, wide, drawn)
+        torch.testing.assert_close(opening / opening.max(), inside / inside.max())
+        assert closing.abs().max() == 0

@@ -36,20 +36,32 @@ def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "says"),
     [
-        "{",
-        "{}[]",
-        '[{"said": "("}]',
-        '[{"said": "(", "phrase": "", "choices": []}]',
-        "[1]",
-        "\udc80",
+        ("{", "Invalid JSON"),
+        ("{}", "valid array"),
+        ('[{"said": "a"}]', "0.phrase: Field required"),
+        ('[{"said": "(", "phrase": ""}]', "0.said: "),
+        ('[{"said": "(", "phrase": ""}]', "is no regular expression: missing )"),
+        ('[{"said": "a", "phrase": "", "choices": [1]}]', "0.choices.0: "),
+        ('[{"said": "a", "phrase": "", "word": ""}]', "0.word: "),
+        ("[1]", "0: "),
+        ("\udc80", "Invalid JSON"),
     ],
 )
-def test_damaged_file_is_named(content: str, tmp_path: Path) -> None:
+def test_damaged_file_is_named_and_what_is_wrong_in_it(
+    content: str, says: str, tmp_path: Path
+) -> None:
     (tmp_path / FILE_NAME).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(
-        VortexInitializationError, match=r"unsaid\.json: must hold a list"
-    ) as caught:
+    with pytest.raises(VortexInitializationError) as caught:
         Unsaid.read(tmp_path)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / FILE_NAME}: ")
+    assert says in message
+    assert "\n" not in message
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(VortexInitializationError, match=r"unsaid\.json: cannot be read: "):
+        Unsaid.read(tmp_path)
