@@ -15,7 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.full_size.scale import Scale
 from tests.benchmarks.full_size.stack import face_networks, flux_networks
+from vortex.models.liveportrait.blocks import fold
 from vortex.models.liveportrait.motion import KEYPOINTS
+
+_WITHOUT_TRAFFIC = {torch.ops.aten.empty.memory_format, torch.ops.aten._unsafe_view.default}
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,22 @@ class Work:
     peak_bytes: int
     """The most that its activations hold at once, in the precision asked for; without what a
     library takes for itself, and with attention's whole matrix, which a fused kernel never has."""
+    traffic_bytes: int
+    """What all operations read and write, weights included, if nothing stays in a cache."""
 
 
 def count(call: Callable[[], object]) -> Work:
     """Count what a call on tensors without memory costs."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, _Held() as held:
+    with torch.no_grad(), counter, _Moved() as moved, _Held() as held:
         call()
-    return Work(counter.get_total_flops(), held.peak_bytes)
+    return Work(counter.get_total_flops(), held.peak_bytes, moved.bytes)
 
 
 def work_of(scale: Scale, dtype: torch.dtype, batches: tuple[int, ...]) -> dict[str, Work]:
     """Return what each network costs: a step of the transformer, a picture, a batch of frames."""
     with torch.device("meta"):
         flux = {name: network.eval().to(dtype) for name, network in flux_networks(scale).items()}
-        networks = face_networks(scale)
         side = scale.size // 16
         tokens = side * side
         t5_width, pooled_width = scale.t5["d_model"], scale.clip_text["projection_dim"]
@@ -55,26 +59,51 @@ def work_of(scale: Scale, dtype: torch.dtype, batches: tuple[int, ...]) -> dict[
         }
         ids = torch.empty(1, scale.text_tokens, dtype=torch.long)
         latents = torch.empty(1, 16, scale.size // 8, scale.size // 8, dtype=dtype)
-        dims = scale.liveportrait
-        picture = torch.empty(1, 3, dims.image_size, dims.image_size)
-        keypoints = torch.empty(1, KEYPOINTS, 3)
-        volume = networks.appearance(picture)
-        source = networks.warping.prepare(volume, keypoints)
-        warping, generator = networks.warping.to(dtype), networks.generator.to(dtype)
         calls: dict[str, Callable[[], object]] = {
             "transformer": lambda: flux["transformer"](**transformer_inputs),
             "t5": lambda: flux["text_encoder_2"](ids),
             "vae": lambda: flux["vae"].decode(latents),
         }
 
-        def render(frames: int) -> object:
-            driving = torch.empty(frames, KEYPOINTS, 3)
-            return generator(warping(source, driving).features)
-
         work = {name: count(call) for name, call in calls.items()}
+    return work | frames_work(scale, dtype, batches)
+
+
+def frames_work(scale: Scale, dtype: torch.dtype, batches: tuple[int, ...]) -> dict[str, Work]:
+    """Return what each batch of frames costs, with networks folded as a worker has them."""
+    dims = scale.liveportrait
+    work = {}
+    with torch.device("meta"):
+        networks = face_networks(scale)
+        for network in networks:
+            fold(network)
+        volume = networks.appearance(torch.empty(1, 3, dims.image_size, dims.image_size))
+        source = networks.warping.prepare(volume, torch.empty(1, KEYPOINTS, 3))
+        warping, generator = networks.warping.to(dtype), networks.generator.to(dtype)
         for frames in batches:
-            work[f"liveportrait, {frames} frames"] = count(lambda frames=frames: render(frames))
-        return work
+            driving = torch.empty(frames, KEYPOINTS, 3)
+            work[f"liveportrait, {frames} frames"] = count(
+                lambda driving=driving: generator(warping(source, driving).features)
+            )
+    return work
+
+
+class _Moved(TorchDispatchMode):
+    """Adds up the bytes of what operations under it read and write; views move none."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view and func not in _WITHOUT_TRAFFIC:
+            self.bytes += sum(
+                tensor.numel() * tensor.element_size()
+                for tensor in tree_leaves((args, kwargs, made))
+                if isinstance(tensor, torch.Tensor)
+            )
+        return made
 
 
 class _Held(TorchDispatchMode):

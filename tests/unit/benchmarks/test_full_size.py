@@ -10,7 +10,7 @@ import torch
 from tests.benchmarks.full_size.__main__ import configuration, main
 from tests.benchmarks.full_size.scale import FULL, SMALL
 from tests.benchmarks.full_size.stack import build
-from tests.benchmarks.full_size.work import count
+from tests.benchmarks.full_size.work import count, frames_work
 from vortex.config import VortexConfig
 from vortex.models.footprint import held_bytes
 from vortex.models.nf4 import Nf4Linear
@@ -52,6 +52,15 @@ def test_work_is_counted_without_memory() -> None:
     work = count(lambda: (first @ second).relu())
     assert work.flop == 2 * 1000 * 3000 * 2000
     assert work.peak_bytes == 2 * 4 * 1000 * 2000
+    assert work.traffic_bytes == 4 * (1000 * 3000 + 3000 * 2000 + 3 * 1000 * 2000)
+
+
+def test_frames_of_the_published_size_cost_no_more_than_is_on_record() -> None:
+    """Unfolded, a frame is 1.234 TFLOP and 3.92 GB to move: 0.1 and 0.76 more."""
+    (work,) = frames_work(FULL, torch.bfloat16, (4,)).values()
+    assert work.flop / 4 <= 1.132e12
+    assert work.traffic_bytes / 4 <= 3.17e9
+    assert work.peak_bytes <= 0.82e9
 
 
 def test_full_size_measures_what_a_worker_of_production_runs_with() -> None:

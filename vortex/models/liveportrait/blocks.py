@@ -137,6 +137,66 @@ class SpectralConv2d(Foldable):
         return self.weight_orig / sigma
 
 
+class UpscalingConv2d(Foldable):
+    """A convolution with a kernel of 3 of an input that is first upscaled by nearest neighbour.
+
+    Upscaled, every place of the kernel sees at most two different rows and columns of the input.
+    Folded, it is a convolution of the input itself, with a kernel of 2 and an output for each way
+    in which a place can lie: a quarter of the operations, or four ninths if `upscale` is 2.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, upscale: int) -> None:
+        super().__init__()
+        initial = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.weight = initial.weight
+        self.bias = nn.Parameter(torch.as_tensor(initial.bias))
+        self._upscale = upscale
+        self._folded = False
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return `[n, channels out, upscale H, upscale W]` of `[n, channels in, H, W]`."""
+        if self._folded:
+            return self._placed(functional.conv2d(features, self.weight, self.bias, padding=1))
+        if self._upscale > 1:
+            features = functional.interpolate(features, scale_factor=float(self._upscale))
+        return functional.conv2d(features, self.weight, self.bias, padding=1)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add up the weights that meet the same element of the input."""
+        if self._folded or self._upscale == 1:
+            return
+        # Which of the three weights meet the one and the other of two rows next to each other.
+        meets = torch.tensor(
+            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]],
+            dtype=self.weight.dtype,
+            device=self.weight.device,
+        )[: min(3, self._upscale)]
+        weight = torch.einsum("kyv,lxw,oivw->kloiyx", meets, meets, self.weight)
+        self.weight = nn.Parameter(weight.flatten(0, 2), requires_grad=False)
+        self.bias = nn.Parameter(self.bias.repeat(len(meets) ** 2), requires_grad=False)
+        self._folded = True
+
+    def _placed(self, ways: torch.Tensor) -> torch.Tensor:
+        """Put the outputs for each way, `[n, ways C, H + 1, W + 1]`, where they belong."""
+        upscale, height, width = self._upscale, ways.shape[-2] - 1, ways.shape[-1] - 1
+        kinds = min(3, upscale)
+        ways = ways.view(len(ways), kinds, kinds, -1, height + 1, width + 1)
+        # First, last and those between: their kind, and whether it is the lower of two rows.
+        places = [(0, 0), *[(2, 0)] * (upscale - 2), (1, 1)]
+        whole = torch.empty(
+            (len(ways), ways.shape[3], upscale * height, upscale * width),
+            dtype=ways.dtype,
+            device=ways.device,
+            memory_format=layout_of(self.weight),
+        )
+        for y, (row, below) in enumerate(places):
+            for x, (column, right) in enumerate(places):
+                part = ways[:, row, column, :, below : below + height, right : right + width]
+                whole[:, :, y::upscale, x::upscale] = part
+        return whole
+
+
 def channels_last(network: nn.Module) -> None:
     """Lay out all convolutions' weights as a GPU's matrix units read them, channels last."""
     for tensor in [*network.parameters(), *network.buffers()]:
@@ -144,13 +204,16 @@ def channels_last(network: nn.Module) -> None:
             tensor.data = tensor.data.contiguous(memory_format=_CHANNELS_LAST[tensor.ndim])
 
 
-def like_weights(features: torch.Tensor, convolution: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
-    """Bring features to a convolution's precision and memory layout.
+def layout_of(weight: torch.Tensor) -> torch.memory_format:
+    """Return the memory layout of a convolution's weight, which its input should have.
 
-    A kernel of one element has no layout to go by, so the convolution's must be larger.
+    A kernel of one element has no layout to go by, so it must be larger.
     """
-    weight = convolution.weight
     layout = _CHANNELS_LAST[weight.ndim]
-    if not weight.is_contiguous(memory_format=layout):
-        layout = torch.contiguous_format
-    return features.to(weight.dtype).contiguous(memory_format=layout)
+    return layout if weight.is_contiguous(memory_format=layout) else torch.contiguous_format
+
+
+def like_weights(features: torch.Tensor, convolution: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
+    """Bring features to the precision and memory layout of a convolution with a larger kernel."""
+    weight = convolution.weight
+    return features.to(weight.dtype).contiguous(memory_format=layout_of(weight))

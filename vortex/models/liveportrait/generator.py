@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.models.liveportrait.blocks import SpectralConv2d, like_weights
+from vortex.models.liveportrait.blocks import (
+    Foldable,
+    SpectralConv2d,
+    UpscalingConv2d,
+    like_weights,
+)
 from vortex.models.liveportrait.dims import LivePortraitDims
 
 _NEGATIVE_SLOPE = 0.2
@@ -22,9 +27,9 @@ class Generator(nn.Module):
         self.fc = nn.Conv2d(seen, trunk, 3, padding=1)
         self._middle = [f"G_middle_{index}" for index in range(dims.generator_blocks)]
         for name in self._middle:
-            self.add_module(name, _SpadeBlock(trunk, trunk, seen, hidden))
-        self.up_0 = _SpadeBlock(trunk, first, seen, hidden)
-        self.up_1 = _SpadeBlock(first, second, seen, hidden)
+            self.add_module(name, _SpadeBlock(trunk, trunk, seen, hidden, upscale=1))
+        self.up_0 = _SpadeBlock(trunk, first, seen, hidden, upscale=2)
+        self.up_1 = _SpadeBlock(first, second, seen, hidden, upscale=4)
         self.conv_img = _drawing(second, dims.upscale)
 
     def forward(self, warped: torch.Tensor) -> torch.Tensor:
@@ -40,22 +45,26 @@ class Generator(nn.Module):
 
 
 class _SpadeBlock(nn.Module):
-    """Two convolutions and a shortcut, each of features modulated by what is to be drawn."""
+    """Two convolutions and a shortcut, each of features modulated by what is to be drawn.
 
-    def __init__(self, channels_in: int, channels_out: int, seen: int, hidden: int) -> None:
+    The features are `upscale` times as high and wide as what is to be drawn.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, seen: int, hidden: int, *, upscale: int
+    ) -> None:
         super().__init__()
         middle = min(channels_in, channels_out)
-        self.norm_0 = _Spade(channels_in, seen, hidden)
+        self.norm_0 = _Spade(channels_in, seen, hidden, upscale)
         self.conv_0 = SpectralConv2d(channels_in, middle, 3)
-        self.norm_1 = _Spade(middle, seen, hidden)
+        self.norm_1 = _Spade(middle, seen, hidden, upscale)
         self.conv_1 = SpectralConv2d(middle, channels_out, 3)
         self._reshapes = channels_in != channels_out
         if self._reshapes:
-            self.norm_s = _Spade(channels_in, seen, hidden)
+            self.norm_s = _Spade(channels_in, seen, hidden, upscale)
             self.conv_s = SpectralConv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, features: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
-        warped = functional.interpolate(warped, features.shape[-2:])
         plain = functional.instance_norm(features)
         change = self.conv_0(_leaky(self.norm_0(plain, warped)))
         change = functional.instance_norm(change)
@@ -65,19 +74,39 @@ class _SpadeBlock(nn.Module):
         return total
 
 
-class _Spade(nn.Module):
+class _Spade(Foldable):
     """Scales and shifts normalised features, differently at each place."""
 
-    def __init__(self, channels: int, seen: int, hidden: int) -> None:
+    mlp_scale_and_shift: nn.Conv2d | None
+
+    def __init__(self, channels: int, seen: int, hidden: int, upscale: int) -> None:
         super().__init__()
-        self.mlp_shared = nn.Sequential(nn.Conv2d(seen, hidden, 3, padding=1), nn.ReLU())
+        shared = UpscalingConv2d(seen, hidden, upscale)
+        self.mlp_shared = nn.Sequential(shared, nn.ReLU(inplace=True))
         self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.mlp_scale_and_shift = None  # what folding leaves of the two
 
     def forward(self, plain: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
         hidden = self.mlp_shared(warped)
-        scaled: torch.Tensor = plain * (1 + self.mlp_gamma(hidden)) + self.mlp_beta(hidden)
-        return scaled
+        if self.mlp_scale_and_shift is None:
+            scale, shift = 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
+        else:
+            scale, shift = self.mlp_scale_and_shift(hidden).chunk(2, dim=1)
+        return torch.addcmul(shift, plain, scale)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Compute scale and shift by one convolution, whose bias holds the scale's 1."""
+        if self.mlp_scale_and_shift is not None:
+            return
+        hidden, channels = self.mlp_gamma.in_channels, self.mlp_gamma.out_channels
+        gamma, beta = self.mlp_gamma.state_dict(), self.mlp_beta.state_dict()
+        gamma["bias"] = 1 + gamma["bias"]
+        both = nn.Conv2d(hidden, 2 * channels, 3, padding=1, device=gamma["bias"].device)
+        both.load_state_dict({name: torch.cat([gamma[name], beta[name]]) for name in gamma})
+        self.mlp_scale_and_shift = both
+        del self.mlp_gamma, self.mlp_beta
 
 
 def _drawing(channels: int, upscale: int) -> nn.Module:
@@ -89,4 +118,5 @@ def _drawing(channels: int, upscale: int) -> nn.Module:
 
 
 def _leaky(features: torch.Tensor) -> torch.Tensor:
-    return functional.leaky_relu(features, _NEGATIVE_SLOPE)
+    """Change features that nothing else needs."""
+    return functional.leaky_relu(features, _NEGATIVE_SLOPE, inplace=True)

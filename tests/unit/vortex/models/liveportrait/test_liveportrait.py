@@ -24,7 +24,7 @@ from consumer.config import WorkerConfig
 from vortex.errors import VortexInitializationError
 from vortex.models.liveportrait import LivePortrait, LivePortraitDims, Motion
 from vortex.models.liveportrait.appearance import AppearanceExtractor
-from vortex.models.liveportrait.blocks import Conv3d, channels_last, fold
+from vortex.models.liveportrait.blocks import Conv3d, UpscalingConv2d, channels_last, fold
 from vortex.models.liveportrait.checkpoints import Networks, build_strictly
 from vortex.models.liveportrait.generator import Generator
 from vortex.models.liveportrait.motion import degrees_from_bins, rotation_matrix, stitched
@@ -344,6 +344,28 @@ def test_convolution_of_a_volume_is_the_same_however_it_is_computed(
         for output, module in zip(outputs, (ours, reference), strict=True)
     ]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("upscale", [1, 2, 3, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolution_of_what_is_upscaled_is_the_same_before_it_is(
+    upscale: int, layout: torch.memory_format
+) -> None:
+    convolution = UpscalingConv2d(5, 3, upscale)
+    features = torch.randn(2, 5, 4, 6)
+    as_written = nn.functional.conv2d(
+        nn.functional.interpolate(features, scale_factor=float(upscale)),
+        convolution.weight,
+        convolution.bias,
+        padding=1,
+    )
+    torch.testing.assert_close(convolution(features), as_written)
+    fold(convolution)
+    if layout == torch.channels_last:
+        channels_last(convolution)
+    folded = convolution(features.contiguous(memory_format=layout))
+    torch.testing.assert_close(folded, as_written, rtol=1e-4, atol=1e-5)
+    assert folded.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("upscale", [1, 2])
