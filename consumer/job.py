@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick, Stage
 from vortex.slot import slot_seed
 from vortex.utils.clock import now_s
+
+if TYPE_CHECKING:
+    from aiokafka.structs import ConsumerRecord
 
 # A tick that was written to Kafka longer ago, or later than now, counts as written now.
 MAX_AGE_S = 3600.0

@@ -127,6 +127,13 @@ class Java:
         digest = hashlib.sha256(made_by.encode()).hexdigest()
         return cls(path, jars, directory / f"classes-{digest[:12]}.jsa")
 
+    def keep(self, archive: Path) -> None:
+        """Use an archive that Java has made, in this process and in later ones."""
+        partial = self.archive.with_name(f"{self.archive.name}.{uuid.uuid4().hex}")
+        with suppress(OSError):  # a cache that may only be read costs no more than time
+            shutil.move(archive, partial)
+            partial.replace(self.archive)
+
     def command(self, *arguments: str | Path, archive_to: Path | None = None) -> list[str | Path]:
         """Return how to run a main class; with `archive_to` the JVM leaves an archive there."""
         flags = [*_JVM_FLAGS]
@@ -217,6 +224,7 @@ class Node:
             "broker.heartbeat.interval.ms": 500,
             "group.min.session.timeout.ms": 1000,
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+            "metric.reporters": "",  # nobody looks at JMX here
             # The default reserves a third of our heap.
             "log.cleaner.dedupe.buffer.size": 2 * 1024 * 1024,
             **self.security.settings,
@@ -255,18 +263,21 @@ class Node:
         except subprocess.SubprocessError as error:
             raise self.error("cannot format its storage") from error
         if archive is not None and archive.exists():  # some Javas cannot make one
-            partial = java.archive.with_name(f"{java.archive.name}.{uuid.uuid4().hex}")
-            with suppress(OSError):  # a cache that may only be read costs no more than time
-                shutil.move(archive, partial)
-                partial.replace(java.archive)
+            java.keep(archive)
 
-    def start(self, java: Java) -> None:
-        """Start the process in a session of its own, so that Ctrl-C in a terminal spares it."""
+    def start(self, java: Java, archive_to: Path | None = None) -> None:
+        """Start the process in a session of its own, so that Ctrl-C in a terminal spares it.
+
+        With `archive_to` it leaves an archive of its classes there when it ends in good order.
+        """
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 # our own command, no shell
                 # Native libraries are unpacked where a killed process leaves nothing behind.
                 java.command(
-                    f"-Djava.io.tmpdir={self.directory}", "kafka.Kafka", self.settings_path
+                    f"-Djava.io.tmpdir={self.directory}",
+                    "kafka.Kafka",
+                    self.settings_path,
+                    archive_to=archive_to,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -13,7 +13,6 @@ import sys
 from typing import Literal, TextIO
 
 import structlog
-from aiokafka.errors import KafkaError
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -100,10 +99,8 @@ def _is_tried_again(record: logging.LogRecord) -> bool:
         return False
     if record.exc_info or not isinstance(record.args, tuple):
         return False
-    return any(
-        each.retriable if isinstance(each, KafkaError) else isinstance(each, OSError)
-        for each in record.args
-    )
+    # `retriable` as Kafka's errors say, without importing its client where there is none.
+    return any(getattr(each, "retriable", isinstance(each, OSError)) for each in record.args)
 
 
 def _quieten_libraries(level: int) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
@@ -34,7 +33,6 @@ from opentelemetry.sdk.trace.export import (
 
 from consumer.telemetry.outages import Outage, collect_reports_of
 from consumer.telemetry.semconv import SCHEMA_URL, SERVICE_NAME, SERVICE_VERSION
-from consumer.telemetry.trace_file import FileSpanExporter
 from vortex.config import ConfigError
 
 _logger = logging.getLogger(__name__)
@@ -149,6 +147,9 @@ def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExpor
 
 
 def _file_exporter(path: Path) -> SpanExporter:
+    # The encoders take a fifth of the time in which a process starts, and few need one.
+    from consumer.telemetry.trace_file import FileSpanExporter
+
     try:
         return FileSpanExporter(path)
     except OSError as error:
@@ -159,6 +160,8 @@ def _file_exporter(path: Path) -> SpanExporter:
 
 
 def _otlp_exporter() -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
     require_otlp_over_http(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL)
     collect_reports_of(OTLPSpanExporter.__module__)
     return OTLPSpanExporter()

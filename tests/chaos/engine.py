@@ -1,38 +1,17 @@
-"""An engine process that does what the tick's script says, and stores a small real file.
-
-`python -m tests.chaos.engine` is what the worker starts, as it starts the real one.
-"""
+"""The worker's side of an engine process that does what the tick's script says."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from random import Random
-from typing import Any
 
-from consumer.artifacts.media import EncodedMedia
-from consumer.artifacts.store import ArtifactStore
 from consumer.config import WorkerConfig
-from consumer.engine.base import EngineLostError, EngineResult, SlotNotMade, SlotRequest
-from consumer.engine.child import Maker, main
 from consumer.engine.process import ProcessEngine
 from consumer.handover.handover import USUAL
-from schemas import MissReason, Recipe, Stage
-from tests.support.engines import slot_made
-from vortex.orchestration import StageEstimates
+from schemas import Recipe, Stage
+from tests.chaos.maker import read_script
 from vortex.rung import FULL, Rung
-from vortex.slot import SlotListener
 
-COMMAND = (sys.executable, "-m", "tests.chaos.engine")
-MAX_ARTIFACT_BYTES = 64 * 1024
-
-
-def script(seconds: float, ending: str = "made") -> str:
-    """Return the text that has the engine work so long; `ending` is made, failed or lost."""
-    return f"{seconds:.3f} {ending}"
+COMMAND = (sys.executable, "-m", "tests.chaos.maker")
 
 
 class ScriptedProcessEngine(ProcessEngine):
@@ -46,60 +25,8 @@ class ScriptedProcessEngine(ProcessEngine):
 
         Workers ask for that of a usual slot, to tell the others how fast they are.
         """
-        return None if recipe == USUAL else _parse(recipe)[0]
+        return None if recipe == USUAL else read_script(recipe)[0]
 
     def predict_rest_s(self, recipe: Recipe, rung: Rung, stage: Stage) -> float | None:
         """Return what the script says: a slot begins with its video."""
-        return _parse(recipe)[0]
-
-
-class StoringMaker:
-    """What the process hosts. The same slot with the same seed gives the same bytes."""
-
-    def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
-
-    async def make(self, request: SlotRequest, listener: SlotListener) -> EngineResult:
-        """Work, and store what the script asks for."""
-        seconds, ending = _parse(request.recipe)
-        listener.step_began("video")
-        await asyncio.sleep(seconds)
-        if ending == "lost":
-            raise EngineLostError("the tick's script says so")
-        if ending == "failed":
-            return SlotNotMade(MissReason.FAILED, Stage.VIDEO, "the tick's script says so", {})
-        made = slot_made(request)
-        listener.step_began("store")
-        stored = await asyncio.to_thread(self._put, request)
-        return replace(made, artifact=made.artifact.model_copy(update=stored))
-
-    async def speak_ahead(self, request: SlotRequest, listener: SlotListener) -> None:
-        """Do nothing; as no stage is ever measured, nobody asks for it."""
-
-    def _put(self, request: SlotRequest) -> dict[str, Any]:
-        random = Random(f"{request.channel}/{request.slot_id}/{request.seed}")
-        content = random.randbytes(random.randint(1, MAX_ARTIFACT_BYTES))
-        path = self._store.scratch_path(request.channel, request.slot_id)
-        path.write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        media = EncodedMedia(path, len(content), sha256, duration_s=1, width=64, height=64, fps=4)
-        stored = self._store.put(media, request.channel, request.slot_id)
-        return {"uri": stored.uri, "bytes": stored.bytes, "sha256": stored.sha256}
-
-
-async def load(
-    config: WorkerConfig, estimates: StageEstimates, report: Callable[[str], None]
-) -> Maker:
-    """Prove that the store can be written."""
-    store = ArtifactStore(config.artifacts.url)
-    await asyncio.to_thread(store.check)
-    return StoringMaker(store)
-
-
-def _parse(recipe: Recipe) -> tuple[float, str]:
-    seconds, ending = recipe.audio_track.script.split()
-    return float(seconds), ending
-
-
-if __name__ == "__main__":
-    main(load)
+        return read_script(recipe)[0]

@@ -15,7 +15,7 @@ from aiokafka.structs import RecordMetadata
 from consumer.config import KafkaConfig
 from consumer.kafka.clients import make_plain_producer
 from schemas import AudioTrack
-from tests.chaos.engine import script
+from tests.chaos.maker import script
 from tests.support.lane import RECIPE, tick
 from tests.support.odd_records import emit_with_header_name
 

@@ -56,10 +56,8 @@ print(hashlib.sha256(speech.waveform.tobytes()).hexdigest())
 @pytest.fixture(autouse=True)
 def _without_the_networks_of_earlier_tests() -> Iterator[None]:
     """Free what each test loaded: networks are cycles of 650 MB, which Python lets pile up."""
-    gc.freeze()  # or all that was there before is looked through, which takes half a second
     yield
     gc.collect()
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
