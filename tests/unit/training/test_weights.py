@@ -23,8 +23,14 @@ WEIGHTS = shipped_weights()
 
 
 FULL_BEARD = 2  # the number of a held-out face
-SAMPLE = (10, [0], 3, ("64x128", "320x240"))
-WHOLE = (evaluate.PROMPTS, range(evaluate.FACES), len(SENTENCES), FORMATS)
+SAMPLE = (10, [0], 3, 3.0, ("64x128", "320x240"))
+WHOLE = (
+    evaluate.PROMPTS,
+    range(evaluate.FACES),
+    len(SENTENCES),
+    evaluate.LONGEST_SPEECH_S,
+    FORMATS,
+)
 
 
 @pytest.fixture(
@@ -38,7 +44,7 @@ def figures(
     request: pytest.FixtureRequest, mini_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """Give what `make evaluate` measures, on its first few prompts and faces or on all."""
-    prompts, faces, sentences, formats = request.param
+    prompts, faces, sentences, speech_s, formats = request.param
     output: Path = tmp_path_factory.mktemp("evaluation")
     (output / "kokoro").symlink_to(mini_models / "mini" / "kokoro")
     return evaluate.run(
@@ -49,6 +55,7 @@ def figures(
         count=prompts,
         faces=faces,
         sentences=sentences,
+        speech_s=speech_s,
         formats=formats,
         say=lambda _: None,
     )
