@@ -26,6 +26,7 @@ BROKERS = ROOT / "tests" / "brokers"
 BUILDER_SOURCES = (
     "vortex/models/mini.py",
     "vortex/models/kokoro/packaged.py",
+    "vortex/models/kokoro/graphs.py",
     "vortex/models/kokoro/english_voices.py",
     "vortex/models/kokoro/voices.py",
     "vortex/weights/manifest.py",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vortex.errors import VortexInitializationError
 from vortex.models.calibration import CALIBRATIONS
+from vortex.models.kokoro.backend import VNNI_FILE
 from vortex.models.kokoro.packaged import install_packaged_kokoro
 from vortex.weights.manifest import Manifest, describe, write_manifest
 
@@ -71,6 +72,8 @@ def _is_outdated(directory: Path) -> bool:
         built = Manifest.read(directory).models
     except VortexInitializationError:
         return False  # not whole, or not ours: for the user to decide
+    if not (directory / "kokoro" / VNNI_FILE).exists():
+        return True
     return any(
         name not in built or built[name].revision != describe(shipped_weights() / name).revision
         for name in SHIPPED

@@ -17,6 +17,8 @@ SAMPLES_PER_UNIT = 600
 MAX_TOKENS = 510
 """Of one run, the markers of begin and end left out."""
 ONNX_FILE = "model.onnx"
+VNNI_FILE = "model-vnni.onnx"
+"""The same network for processors with VNNI; none where there is no such file beside the other."""
 CONFIG_FILE = "config.json"
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from kokoro_onnx.config import DEFAULT_VOCAB
 
 from vortex.errors import VortexInitializationError, one_line
-from vortex.models.kokoro.backend import ONNX_FILE
+from vortex.models.kokoro.backend import ONNX_FILE, VNNI_FILE
 from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices, style_of
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
@@ -21,7 +22,7 @@ SOUNDS_EARLY_S = 0.06  # 62 ms in the median of ten voices (November 2026)
 
 
 class OnnxBackend:
-    """Runs `model.onnx` with the voices of `voices.npz`."""
+    """Runs `model.onnx`, or `model-vnni.onnx`, with the voices of `voices.npz`."""
 
     def __init__(self, directory: Path, *, threads: int | None = None) -> None:
         """Load both files.
@@ -29,7 +30,7 @@ class OnnxBackend:
         Raises:
             VortexInitializationError: one cannot be loaded, or is not what we install.
         """
-        path = directory / ONNX_FILE
+        path = _network_for_this_processor(directory)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Threads that wait by spinning took half as much processor time again, on two cores from
@@ -82,3 +83,10 @@ class OnnxBackend:
                     raise StageCancelled from error
                 raise
         return np.ravel(waveform), np.ravel(durations)
+
+
+def _network_for_this_processor(directory: Path) -> Path:
+    fast = directory / VNNI_FILE
+    able = torch.cpu.get_capabilities()
+    has_vnni = able.get("avx512_vnni", False) or able.get("avx_vnni", False)
+    return fast if has_vnni and fast.is_file() else directory / ONNX_FILE

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.kokoro_checkpoint import CONFIG, needs_kokoro, write_published
 from vortex.errors import VortexInitializationError
-from vortex.models.kokoro.backend import SAMPLES_PER_UNIT, KokoroBackend
+from vortex.models.kokoro.backend import ONNX_FILE, SAMPLES_PER_UNIT, VNNI_FILE, KokoroBackend
 from vortex.models.kokoro.load_backend import load_backend
+from vortex.models.kokoro.voices import VOICES_FILE
 from vortex.utils.cancellation import CancellationToken, StageCancelled
 
 FEW = [43 + i % 60 for i in range(20)]
@@ -95,3 +97,50 @@ def test_missing_package_names_the_versions_of_python_that_have_it(
     monkeypatch.setitem(sys.modules, "kokoro.istftnet", None)
     with pytest.raises(VortexInitializationError, match=r"kokoro.* is missing; .*3\.11 or 3\.12"):
         load_backend(tmp_path)
+
+
+# ONNX on different processors
+
+VNNI = ("avx512_vnni", "avx_vnni")
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, *, vnni: bool) -> None:
+    able = torch.cpu.get_capabilities() | dict.fromkeys(VNNI, vnni)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+
+
+@pytest.mark.skipif(
+    not any(torch.cpu.get_capabilities().get(name) for name in VNNI),
+    reason="this processor has no VNNI",
+)
+def test_network_for_vnni_speaks_the_same_to_the_bit(
+    mini_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = []
+    for vnni in (True, False):
+        processor(monkeypatch, vnni=vnni)
+        backend = load_backend(mini_models / "mini" / "kokoro", threads=2)
+        spoken.append(backend.run(FEW, backend.voices[0], 1.0, token=CancellationToken()))
+    (fast, fast_durations), (slow, slow_durations) = spoken
+    assert np.array_equal(fast, slow)
+    assert np.array_equal(fast_durations, slow_durations)
+
+
+@pytest.mark.parametrize(("vnni", "used"), [(True, VNNI_FILE), (False, ONNX_FILE)])
+def test_network_for_vnni_is_loaded_where_there_is_vnni(
+    vnni: bool, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, vnni=vnni)
+    for name in (ONNX_FILE, VNNI_FILE):
+        (tmp_path / name).write_bytes(b"no network")
+    with pytest.raises(VortexInitializationError, match=f"{tmp_path / used} cannot be loaded"):
+        load_backend(tmp_path)
+
+
+def test_directory_without_a_network_for_vnni_is_loaded_all_the_same(
+    mini_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, vnni=True)
+    for name in (ONNX_FILE, VOICES_FILE):
+        (tmp_path / name).symlink_to(mini_models / "mini" / "kokoro" / name)
+    assert load_backend(tmp_path).voices
