@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
-BROKER := $(VENV)/.broker
+TESTABLE := $(VENV)/.testable
 # Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
 # one, mostly wait. The C library keeps the memory of tensors, rather than give it back to the system
 # after every operation, which takes a tenth of the time to draw a frame.
@@ -44,9 +44,11 @@ $(WARM): $(READY)
 	@$(BIN)/python -c "import vortex.pipeline" 2>/dev/null || true
 	@touch $@
 
-$(BROKER): $(READY)
-	@# Each of the tests' fifty brokers takes a second less to start. If it fails, they say why.
-	@$(BIN)/python -m tests.support.broker_archive >/dev/null 2>&1 || true
+$(TESTABLE): $(READY)
+	@# Each of the tests' fifty brokers takes a second less to start, and each process that collects the
+	@# tests finds them compiled, and all that they import. If one of the two fails, the tests say why.
+	@$(BIN)/python -m tests.support.broker_archive >/dev/null 2>&1 & \
+		$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1; wait
 	@touch $@
 
 demo: $(WARM) ## Start Kafka and a worker, and follow six ticks end to end.
@@ -55,7 +57,7 @@ demo: $(WARM) ## Start Kafka and a worker, and follow six ticks end to end.
 check: lint ## Check what takes less than a minute: lint, types, unit tests without models.
 	$(PYTEST) -m "not kafka and not models and not slow" tests/unit $(LONG_IMPORTS:%=--ignore=%)
 
-test: $(WARM) $(BROKER) ## Run the tests, on a real Kafka and the mini models.
+test: $(TESTABLE) ## Run the tests, on a real Kafka and the mini models.
 	$(PYTEST)
 
 test-slow: $(READY) ## Run what takes minutes, and further cases of what `make test` tries once.
