@@ -11,10 +11,8 @@ READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
 TESTABLE := $(VENV)/.testable
 # Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
-# one, mostly wait. The C library keeps the memory of tensors, rather than give it back to the system
-# after every operation, which takes a tenth of the time to draw a frame.
-PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
-	$(BIN)/python -m pytest --numprocesses=5 --dist=loadfile --no-loadscope-reorder
+# one, mostly wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=5 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 # Some containers set it. Each process, of which the tests start dozens, would compile torch and all

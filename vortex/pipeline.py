@@ -33,6 +33,7 @@ from vortex.utils.audio import fit_length
 from vortex.utils.cancellation import CancellationToken
 from vortex.utils.device import device_of, device_title
 from vortex.utils.frames import FrameBuffer, InBetween
+from vortex.utils.heap import keep_freed_memory
 from vortex.utils.threads import StageThreads
 from vortex.utils.vram import MemoryPressureWarning, VRAMMonitor, allocated_bytes_reader
 
@@ -146,6 +147,8 @@ class VortexPipeline:
         self.device = device_of(device or self.config.device.name)
         if self.config.device.cpu_threads is not None:
             torch.set_num_threads(self.config.device.cpu_threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._models = models or StageModels.load(self.config, self.device)
         self.models = ModelRegistry(self._models.by_name(), self._models.revisions)
         vram = self.config.vram
