@@ -70,13 +70,14 @@ def work_of(scale: Scale, dtype: torch.dtype, batches: tuple[int, ...]) -> dict[
 
 
 def frames_work(scale: Scale, dtype: torch.dtype, batches: tuple[int, ...]) -> dict[str, Work]:
-    """Return what each batch of frames costs, with networks folded as a worker has them."""
+    """Return what each batch of frames costs, with networks as a worker has them on a GPU."""
     dims = scale.liveportrait
     work = {}
     with torch.device("meta"):
         networks = face_networks(scale)
         for network in networks:
-            fold(network)
+            fold(network.eval())
+        networks.warping.fill_channels()
         volume = networks.appearance(torch.empty(1, 3, dims.image_size, dims.image_size))
         source = networks.warping.prepare(volume, torch.empty(1, KEYPOINTS, 3))
         warping, generator = networks.warping.to(dtype), networks.generator.to(dtype)

@@ -56,10 +56,13 @@ def test_work_is_counted_without_memory() -> None:
 
 
 def test_frames_of_the_published_size_cost_no_more_than_is_on_record() -> None:
-    """Unfolded, a frame is 1.234 TFLOP and 3.92 GB to move: 0.1 and 0.76 more."""
+    """As published, a frame is 1.234 TFLOP and 3.92 GB to move.
+
+    Channels of zeros, for a GPU's matrix units, are 0.017 and 0.06 of what it is now.
+    """
     (work,) = frames_work(FULL, torch.bfloat16, (4,)).values()
-    assert work.flop / 4 <= 1.132e12
-    assert work.traffic_bytes / 4 <= 3.17e9
+    assert work.flop / 4 <= 1.15e12
+    assert work.traffic_bytes / 4 <= 3.23e9
     assert work.peak_bytes <= 0.82e9
 
 

@@ -197,6 +197,21 @@ class UpscalingConv2d(Foldable):
         return whole
 
 
+@torch.no_grad()
+def widen(convolution: nn.Conv2d | nn.Conv3d, *, inputs: int = 0, outputs: int = 0) -> None:
+    """Give a convolution more channels, behind its own: inputs that do not count, outputs of 0."""
+    kernel = [0, 0] * (convolution.weight.ndim - 2)
+    convolution.weight = nn.Parameter(
+        functional.pad(convolution.weight, [*kernel, 0, inputs, 0, outputs]), requires_grad=False
+    )
+    if convolution.bias is not None:
+        convolution.bias = nn.Parameter(
+            functional.pad(convolution.bias, [0, outputs]), requires_grad=False
+        )
+    convolution.in_channels += inputs
+    convolution.out_channels += outputs
+
+
 def channels_last(network: nn.Module) -> None:
     """Lay out all convolutions' weights as a GPU's matrix units read them, channels last."""
     for tensor in [*network.parameters(), *network.buffers()]:

@@ -63,6 +63,8 @@ class LivePortrait:
         self._networks = networks
         for network in networks:
             fold(network)
+        if device.type == "cuda":
+            networks.warping.fill_channels()
         for network in (networks.warping, networks.generator):
             network.to(dtype)
             if device.type == "cuda":

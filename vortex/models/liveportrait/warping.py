@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from vortex.models.liveportrait.blocks import Conv3d, NormedConv, like_weights
+from vortex.models.liveportrait.blocks import Conv3d, NormedConv, like_weights, widen
 from vortex.models.liveportrait.dims import LivePortraitDims
 from vortex.models.liveportrait.motion import KEYPOINTS
 
@@ -18,6 +19,7 @@ _KEYPOINT_VARIANCE = 0.01
 # subnormal numbers take Intel processors up to fourteen times as long (November 2026).
 _COLDEST = 1e-12
 _MOTIONS = KEYPOINTS + 1  # that of every keypoint, and none for the background
+_WHOLE_CHANNELS = 8  # a GPU's matrix units take channels in multiples of it
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ class Warping(nn.Module):
             heat=_heat(keypoints, volume.shape[-3:]),
         )
 
+    def fill_channels(self) -> None:
+        """Add channels of zeros where a GPU's matrix units want more; for folded weights only.
+
+        The outputs stay as they are.
+        """
+        self.dense_motion_network.fill_channels()
+
     def forward(self, source: WarpingSource, driving: torch.Tensor) -> Warped:
         """Warp for the keypoints float32 `[n, 21, 3]` of `n` frames, `n / s` of each source."""
         deformation, occlusion = self.dense_motion_network(source, driving)
@@ -106,6 +115,18 @@ class _DenseMotion(nn.Module):
         width = self.hourglass.channels_out
         self.mask = Conv3d(width, _MOTIONS, 7)
         self.occlusion = nn.Conv2d(width * dims.volume_depth, 1, 7, padding=3)
+        self._fill = 0
+
+    def fill_channels(self) -> None:
+        """Add channels of zeros, as `Warping` says."""
+        first = cast("NormedConv", self.hourglass.encoder.down_blocks[0]).conv
+        last = self.hourglass.decoder.conv
+        depth = self.occlusion.in_channels // self.mask.in_channels
+        self._fill = -first.in_channels % _WHOLE_CHANNELS
+        widen(first, inputs=self._fill)
+        widen(last, inputs=self._fill, outputs=self._fill)
+        widen(self.mask, inputs=self._fill, outputs=-_MOTIONS % _WHOLE_CHANNELS)
+        widen(self.occlusion, inputs=self._fill * depth)
 
     def forward(
         self, source: WarpingSource, driving: torch.Tensor
@@ -129,10 +150,12 @@ class _DenseMotion(nn.Module):
         heat = _heat(driving, size) - _for_frames(source.heat, frames)
         heat = functional.pad(heat, (0, 0, 0, 0, 0, 0, 1, 0))
         inputs = torch.cat([heat.unsqueeze(2), moved], dim=2).flatten(1, 2)
+        if self._fill:
+            inputs = functional.pad(inputs, (0, 0, 0, 0, 0, 0, 0, self._fill))
 
         estimate = self.hourglass(like_weights(inputs, self.mask))
         # The weights of the motions sum to one: blending whole grids is blending their shifts.
-        weights = self.mask(estimate).float().softmax(dim=1)
+        weights = self.mask(estimate)[:, :_MOTIONS].float().softmax(dim=1)
         deformation = grid + torch.einsum("nkdhw,nkc->ndhwc", weights, shifts)
         occlusion = self.occlusion(like_weights(estimate.flatten(1, 2), self.occlusion)).sigmoid()
         return deformation, occlusion

@@ -375,6 +375,30 @@ def test_frames_are_as_many_times_as_large_as_the_dimensions_say(upscale: int) -
     assert Generator(dims)(warped).shape[-2:] == (32 * upscale, 32 * upscale)
 
 
+def test_channels_of_zeros_change_nothing(mini: Networks) -> None:
+    plain = copy.deepcopy(mini.warping)
+    fold(plain)
+    filled = copy.deepcopy(plain)
+    filled.fill_channels()
+    volume = torch.randn(1, MINI.volume_channels, MINI.volume_depth, 32, 32)
+    driving = torch.randn(2, 21, 3) / 4
+    warped = [each(each.prepare(volume, driving[:1]), driving) for each in (plain, filled)]
+    for name in ("features", "deformation", "occlusion"):
+        torch.testing.assert_close(*[getattr(each, name) for each in warped])
+
+
+def test_published_warping_has_whole_channels_once_they_are_filled() -> None:
+    with torch.device("meta"):
+        warping = Warping(LivePortraitDims.full()).eval()
+        fold(warping)
+        warping.fill_channels()
+    convolutions = [each for each in warping.modules() if isinstance(each, nn.Conv3d)]
+    seen = {each.in_channels for each in convolutions if each.kernel_size != (1, 1, 1)}
+    assert {channels % 8 for channels in seen} == {0}
+    made = {each.out_channels for each in convolutions if each.kernel_size != (1, 1, 1)}
+    assert {channels % 8 for channels in made} == {0}
+
+
 # ---- loading
 
 
