@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
 TESTABLE := $(VENV)/.testable
-# Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
-# one, mostly wait.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=5 --dist=loadfile --no-loadscope-reorder
+# Four processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
+# one, mostly wait. With a fifth, too little time is left to what chaos starts beside them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 # Some containers set it. Each process, of which the tests start dozens, would compile torch and all
