@@ -15,6 +15,7 @@ from schemas import DeadlineMissed, Recipe, SlotComplete, SlotTick, Stage
 from vortex.slot import slot_seed
 from vortex.utils.clock import now_s
 
+# An engine process, which knows requests for slots, starts without Kafka's client.
 if TYPE_CHECKING:
     from aiokafka.structs import ConsumerRecord
 

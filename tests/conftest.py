@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have every broker that this process starts be of the version that was asked for."""
-    gc.disable()  # until all is imported, which leaves a million objects and no garbage
     if version := config.getoption("--kafka"):
         jars.LOCK_PATH = BROKERS / f"kafka-{version}.lock"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the collector the million objects that are imported, and stay.
+
+    To look through them takes a third of a second each time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
@@ -97,9 +111,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     session.items.sort(key=lambda item: places.get(item.path, len(places)))
-    # What was imported stays: to look through it at every collection takes a third of a second.
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(scope="session")

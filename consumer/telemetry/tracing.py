@@ -147,7 +147,7 @@ def _make_exporters(names: str, settings: TracingSettings) -> Iterator[SpanExpor
 
 
 def _file_exporter(path: Path) -> SpanExporter:
-    # The encoders take a fifth of the time in which a process starts, and few need one.
+    # Its encoders take a tenth of the time in which a process starts, and few need them.
     from consumer.telemetry.trace_file import FileSpanExporter
 
     try:

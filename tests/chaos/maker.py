@@ -1,7 +1,7 @@
 """An engine process that does what the tick's script says, and stores a small real file.
 
-`python -m tests.chaos.maker` is what the worker starts, as it starts the real one. It is started a
-hundred times in a run, so it imports nothing of the worker.
+`python -m tests.chaos.maker` is what the worker starts, as it starts the real one. Two minutes
+of chaos start it some eighty times, so it imports nothing that the worker alone needs.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def main() -> None:
     """Run a broker that leaves an archive of what clients made it load."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedKafka(progress=print) as kafka:
         archive = Path(directory) / "classes.jsa"
-        kafka.stop_node(0)
+        kafka.stop_node(0)  # and started anew, to leave the archive when it ends
         (node,) = kafka._nodes
         node.start(kafka._java, archive_to=archive)
         wait_until_ready([node])

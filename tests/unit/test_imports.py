@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -85,3 +87,14 @@ def test_consumer_never_imports_torch_itself() -> None:
         if name.split(".")[0] == "consumer"
         and "torch" in {each.split(".")[0] for each in imports(ast.parse(path.read_text("utf-8")))}
     }
+
+
+def test_engine_process_starts_without_kafkas_client_and_exporters_of_spans() -> None:
+    """They would take a sixth of the time; a process that is lost is started anew."""
+    program = "import sys, consumer.engine.child; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "consumer.engine.child" in loaded
+    assert not loaded & {"aiokafka", "opentelemetry.exporter.otlp", "torch"}

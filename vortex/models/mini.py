@@ -33,7 +33,8 @@ def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -
 
     Args:
         target: the profile's directory. One that was built from other weights than the package
-            ships now is rebuilt; any other that exists is kept as it is.
+            ships now, or without speech for VNNI, is rebuilt; any other that exists is kept as it
+            is.
         progress: told what is being done.
 
     Raises:
@@ -67,7 +68,7 @@ def build_mini(target: Path, *, progress: Callable[[str], None] | None = None) -
 
 
 def _is_outdated(directory: Path) -> bool:
-    """Tell whether we have built a directory, but not from the weights that are shipped now."""
+    """Tell whether we have built a directory, but not of all that it is built of now."""
     try:
         built = Manifest.read(directory).models
     except VortexInitializationError:

@@ -18,6 +18,7 @@ from tests.benchmarks.full_size.stack import face_networks, flux_networks
 from vortex.models.liveportrait.blocks import fold
 from vortex.models.liveportrait.motion import KEYPOINTS
 
+# Not views by their schema, but they touch no memory either.
 _WITHOUT_TRAFFIC = {torch.ops.aten.empty.memory_format, torch.ops.aten._unsafe_view.default}
 
 

@@ -8,24 +8,20 @@ from onnx import TensorProto, helper
 _SHIFT = 128  # of an unsigned byte, against a signed one
 
 
-def with_output(model: bytes, tensor: str, name: str) -> bytes:
-    """Return a model one of whose int64 tensors is also its last output."""
-    changed = onnx.load_model_from_string(model)
-    changed.graph.node.append(helper.make_node("Identity", [tensor], [name]))
-    changed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
-    return bytes(changed.SerializeToString())
+def add_output(graph: onnx.GraphProto, tensor: str, name: str) -> None:
+    """Make an int64 tensor the last output as well."""
+    graph.node.append(helper.make_node("Identity", [tensor], [name]))
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
 
 
-def with_signed_activations(model: bytes) -> bytes:
-    """Return a model whose convolutions of bytes take signed inputs instead of unsigned ones.
+def sign_activations(graph: onnx.GraphProto) -> None:
+    """Have convolutions of bytes take signed inputs instead of unsigned ones.
 
     Both stand for the same numbers, since input and zero point are shifted alike. Of unsigned
     weights and signed inputs, processors with VNNI multiply and add four pairs in one instruction,
     which onnxruntime does not use for two unsigned ones. Without VNNI, x86 processors add pairs up
-    in 16 bits, which overflow: there, this model would not speak the same.
+    in 16 bits, which overflow: there, this graph would not speak the same.
     """
-    changed = onnx.load_model_from_string(model)
-    graph = changed.graph
     shift = helper.make_tensor("signed_shift", TensorProto.INT32, [], [_SHIFT])
     graph.initializer.append(shift)
     convolutions = [node for node in graph.node if node.op_type == "ConvInteger"]
@@ -39,7 +35,6 @@ def with_signed_activations(model: bytes) -> bytes:
         graph.node.append(node)
         if node.op_type == "DynamicQuantizeLinear" and node.output[0] in unsigned:
             graph.node.extend(_signed(node, shift.name))
-    return bytes(changed.SerializeToString())
 
 
 def _signed(quantize: onnx.NodeProto, shift: str) -> list[onnx.NodeProto]:

