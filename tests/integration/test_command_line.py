@@ -55,7 +55,7 @@ async def test_missing_topics_are_one_line(make_lane: MakeLane) -> None:
         "run",
         VORTEX__KAFKA__BOOTSTRAP_SERVERS=lane.config.bootstrap_servers,
         VORTEX__KAFKA__TOPICS__TICKS="not.there",
-        VORTEX__KAFKA__START_TIMEOUT_S="1",
+        VORTEX__KAFKA__START_TIMEOUT_S="4",
     )
     said = complaint(done, exit_code=3)
     assert "no topic not.there, slot.dead-letter, slot.results" in said
