@@ -11,7 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from aiokafka import TopicPartition
@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 PLAIN_READS = 20
 FREEZE_TIMEOUT_S = 40.0
 CLAIM_TIMEOUT_S = 90.0
+THAW_TIMEOUT_S = 20.0
 OUTCOME_POINT = CommitPoint(1, frozenset())
 
 Lookup = Callable[..., Awaitable[int]]
@@ -53,6 +54,22 @@ async def client_of(servers: str) -> AsyncIterator[AIOKafkaClient]:
         yield client
     finally:
         await client.close()
+
+
+@contextmanager
+def stopped(cluster: EmbeddedKafka, *nodes: int) -> Iterator[Callable[[], None]]:
+    """Stop the processes of nodes; give what lets them go on, as the end of the block does."""
+
+    def go_on() -> None:
+        for node in nodes:
+            os.kill(cluster._nodes[node].pid, signal.SIGCONT)
+
+    try:
+        for node in nodes:
+            os.kill(cluster._nodes[node].pid, signal.SIGSTOP)
+        yield go_on
+    finally:
+        go_on()
 
 
 async def find_coordinator(client: AIOKafkaClient, node: int, group: str) -> int:
@@ -131,8 +148,7 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
         addresses = [cluster._nodes[node].address for node in others]
         awake = config.model_copy(update={"bootstrap_servers": ",".join(addresses)})
 
-        os.kill(cluster._nodes[frozen].pid, signal.SIGSTOP)
-        try:
+        with stopped(cluster, frozen) as thaw:
             async with client_of(awake.bootstrap_servers) as client:
                 end_s = time.monotonic() + FREEZE_TIMEOUT_S
                 while await find_coordinator(client, others[0], config.group_id) not in others:
@@ -155,9 +171,10 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
             ]
             await asyncio.sleep(5)  # until all of them wait on the frozen one
             assert not any(task.done() for task in [*plain, *claiming])
-        finally:
-            os.kill(cluster._nodes[frozen].pid, signal.SIGCONT)
-        offsets = await asyncio.gather(*plain)
+            # Nobody tells it the news before it has answered from old memory.
+            with stopped(cluster, *others):
+                thaw()
+                offsets = await asyncio.wait_for(asyncio.gather(*plain), THAW_TIMEOUT_S)
         second = await asyncio.gather(*claiming)
 
     # The trap works: who does without the barrier reads what was committed before the freeze.

@@ -53,7 +53,7 @@ async def open_lane(secured: SecuredKafka, **more: str) -> Lane:
     return lane
 
 
-def variables(config: KafkaConfig, *, start_timeout_s: float = 60.0) -> dict[str, str]:
+def variables(config: KafkaConfig, *, start_timeout_s: float = 5.0) -> dict[str, str]:
     """Return the environment of a command."""
     return {
         "VORTEX__KAFKA": config.model_dump_json(),
@@ -302,11 +302,9 @@ async def test_wrong_one_is_told_in_one_line_that_names_the_key(
     listener, wrong, exit_code, expected = WRONG[what]
     lane = await open_lane(secured)
     config = secured.config(lane.config, listener, **wrong(secured))
-    # A refusal that is final ends the wait by itself, however long a busy broker takes to say it.
-    start_timeout_s = 5.0 if "closes the connection" in expected else 60.0
-    done = await asyncio.to_thread(
-        vortex, "run", **variables(config, start_timeout_s=start_timeout_s)
-    )
+    # A final refusal ends the wait by itself, however long a busy broker takes to say it.
+    limit_s = 5.0 if "closes the connection" in expected else 60.0
+    done = await asyncio.to_thread(vortex, "run", **variables(config, start_timeout_s=limit_s))
     said = said_by(done, exit_code)
     for part in expected:
         assert part in said
