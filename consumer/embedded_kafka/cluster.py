@@ -225,6 +225,7 @@ class Node:
             "group.min.session.timeout.ms": 1000,
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             "metric.reporters": "",  # nobody looks at JMX here
+            "metadata.max.idle.interval.ms": 0,  # no record twice a second while nothing changes
             # The default reserves a third of our heap.
             "log.cleaner.dedupe.buffer.size": 2 * 1024 * 1024,
             **self.security.settings,

@@ -61,6 +61,7 @@ from vortex.rung import Rung
 from vortex.slot import SlotContext, SlotListener, SpokenAhead
 from vortex.utils.cancellation import being_cancelled
 from vortex.utils.files import sha256_of
+from vortex.utils.heap import import_for_good
 from vortex.weights.manifest import FILE_NAME, verify_manifest
 
 if TYPE_CHECKING:
@@ -501,6 +502,7 @@ def _load_pipeline(config: WorkerConfig) -> VortexPipeline:
     verify_manifest(config.models.profile_directory, catalogue=config.models.catalogue)
     # Here and not above: the libraries take seconds to load. The group does not wait for them, nor
     # does a user whose weights are missing.
+    import_for_good("vortex.pipeline")
     from vortex.pipeline import VortexPipeline
 
     return VortexPipeline(config=config)

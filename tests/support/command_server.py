@@ -13,6 +13,9 @@ import sys
 from contextlib import suppress
 from typing import TypedDict
 
+from consumer.cli import main
+from vortex.utils.heap import import_for_good
+
 
 class Command(TypedDict):
     """What a process is given."""
@@ -45,8 +48,7 @@ def become(command: Command) -> None:
 
 def serve() -> None:
     """Run command after command until standard input ends; in a fork, run the command."""
-    from consumer.cli import app, main  # noqa: F401 # imports all commands
-
+    import_for_good("consumer.cli.app")  # frozen, so that no fork looks through it when it ends
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -1,8 +1,11 @@
-"""What becomes of memory that tensors on the CPU have given back."""
+"""What becomes of memory: what tensors on the CPU have given back, and what imports leave."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
+import sys
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -22,3 +25,22 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def import_for_good(module: str) -> None:
+    """Import a module, and have the garbage collector leave alone all that is there by then.
+
+    It would look through all of it again and again while it comes, and later each time that it
+    looks through everything: a fifth of the 6 s that the pipeline takes to import, and then 0.3 s
+    each time (November 2026). Nothing happens if the module has been imported before.
+    """
+    if module in sys.modules:
+        return
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        importlib.import_module(module)
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
