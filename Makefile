@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
-TESTABLE := $(VENV)/.testable
-# Four processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
-# one, mostly wait. With a fifth, too little time is left to what chaos starts beside them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+ARCHIVED := $(VENV)/.archived
+# Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
+# one, mostly wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.forked_pytest 5 --dist=loadfile --no-loadscope-reorder
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models
 # Some containers set it. Each process, of which the tests start dozens, would compile torch and all
@@ -42,21 +42,17 @@ $(WARM): $(READY)
 	@$(BIN)/python -c "import vortex.pipeline" 2>/dev/null || true
 	@touch $@
 
-$(TESTABLE): $(READY)
-	@# Each of the tests' fifty brokers takes a second less to start, and each process that collects the
-	@# tests finds them compiled, and all that they import. If one of the two fails, the tests say why.
-	@$(BIN)/python -m tests.support.broker_archive >/dev/null 2>&1 & \
-		$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1; wait
-	@touch $@
-
 demo: $(WARM) ## Start Kafka and a worker, and follow six ticks end to end.
 	$(BIN)/vortex demo
 
 check: lint ## Check what takes less than a minute: lint, types, unit tests without models.
 	$(PYTEST) -m "not kafka and not models and not slow" tests/unit $(LONG_IMPORTS:%=--ignore=%)
 
-test: $(TESTABLE) ## Run the tests, on a real Kafka and the mini models.
-	$(PYTEST)
+test: $(READY) ## Run the tests, on a real Kafka and the mini models.
+	@# With the archive, each of the tests' fifty brokers takes a second less to start. It is there before
+	@# the tests are collected.
+	@[ -e $(ARCHIVED) ] || { $(BIN)/python -m tests.support.broker_archive && touch $(ARCHIVED); } >/dev/null 2>&1 & \
+		$(PYTEST); exit_code=$$?; wait; exit $$exit_code
 
 test-slow: $(READY) ## Run what takes minutes, and further cases of what `make test` tries once.
 	$(BIN)/python -m pytest -m slow
