@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 POLL_S = 0.1
 
@@ -36,71 +39,66 @@ def main() -> None:
         pytest.main([*arguments, "--collect-only"])  # if it fails, the forks say why
     gc.collect()
     gc.freeze()
-    origin = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix="vortex-tests-"))
-    try:
-        with socket.socket(socket.AF_UNIX) as forks:
-            forks.bind(str(directory / "forks"))
-            forks.listen()
-            controller = _fork(origin)
-            if controller == 0:
-                forks.close()
-                worker = f"{sys.executable} -m {__spec__.name} --fork {directory / 'forks'}"
-                _leave(pytest.main([*arguments, f"--tx={count}*popen//python={worker}"]))
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest decides what it ends
-            sys.exit(_serve(forks, controller))
-    finally:
-        if os.getpid() == origin:
-            shutil.rmtree(directory)
+    directory = tempfile.mkdtemp(prefix="vortex-tests-")  # a TemporaryDirectory ends in a fork, too
+    path = str(Path(directory, "forks"))
+    worker = shlex.join((sys.executable, "-m", __spec__.name, "--fork", path))
+    with socket.socket(socket.AF_UNIX) as forks:
+        forks.bind(path)
+        forks.listen()
+        controller = _fork(
+            lambda: pytest.main([*arguments, f"--tx={count}*popen//python={worker}"])
+        )
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest decides what it ends
+        exit_code = _serve(forks, controller)
+    shutil.rmtree(directory)
+    sys.exit(exit_code)
 
 
 def _serve(forks: socket.socket, controller: int) -> int:
     """Fork for whoever asks until pytest has ended; return its exit code."""
-    origin = os.getpid()
     while True:
         if select.select([forks], [], [], POLL_S)[0]:
             asking, _ = forks.accept()
-            if _fork(origin) == 0:
-                forks.close()
-                _work(asking)
-                _leave(0)
-            asking.close()
+            with asking:
+                _fork(functools.partial(_work, asking))
         with contextlib.suppress(ChildProcessError):
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == controller:
                 return os.waitstatus_to_exitcode(status)
 
 
-def _fork(origin: int) -> int:
-    """Fork, with a child that does not outlive this process."""
-    from consumer.engine.child import _die_with
+def _fork(work: Callable[[], int]) -> int:
+    """Have a child of this process do `work` and exit with what it returns; return its id.
 
-    pid = os.fork()
-    if pid == 0:
+    It does not outlive this process. It ends without the destructors of libraries, which wait for
+    threads that a fork does not have.
+    """
+    from consumer.engine.child import _die_with  # not above, where it costs each asking process
+
+    origin = os.getpid()
+    if pid := os.fork():
+        return pid
+    exit_code = 1
+    try:
         _die_with(origin)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return pid
+        exit_code = work()
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
-def _work(asking: socket.socket) -> None:
+def _work(asking: socket.socket) -> int:
     """Be the Python that pytest-xdist has started, with its standard streams."""
     _, streams, _, _ = socket.recv_fds(asking, 1, 3)
     for standard, stream in enumerate(streams):
         os.dup2(stream, standard)
         os.close(stream)
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(each, mode, closefd=False)  # noqa: PTH123 # a descriptor, not a path
-        for each, mode in enumerate("rww")
-    )
     exec(eval(sys.stdin.readline()), {"__name__": "__main__"})  # as execnet has each Python do
-
-
-def _leave(exit_code: int) -> NoReturn:
-    """End a fork without the destructors of libraries, which wait for threads it does not have."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    return 0
 
 
 def ask_for_fork(path: str) -> None:
