@@ -9,7 +9,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
-ARCHIVED := $(VENV)/.archived
 # Six processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
 # one, mostly wait. A test that kills its process would otherwise be tried again without end.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.forked_pytest 6 \
@@ -50,9 +49,9 @@ check: lint ## Check what takes less than a minute: lint, types, unit tests with
 	$(PYTEST) -m "not kafka and not models and not slow" tests/unit $(LONG_IMPORTS:%=--ignore=%)
 
 test: $(READY) ## Run the tests, on a real Kafka and the mini models.
-	@# With the archive, each of the tests' fifty brokers takes a second less to start. It is there before
+	@# Once made, an archive lets each of the tests' fifty brokers start a second sooner. It is there before
 	@# the tests are collected.
-	@[ -e $(ARCHIVED) ] || { $(BIN)/python -m tests.support.broker_archive && touch $(ARCHIVED); } >/dev/null 2>&1 & \
+	@$(BIN)/python -m tests.support.broker_archive >/dev/null 2>&1 & \
 		$(PYTEST); exit_code=$$?; wait; exit $$exit_code
 
 test-slow: $(READY) ## Run what takes minutes, and further cases of what `make test` tries once.

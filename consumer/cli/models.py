@@ -28,6 +28,7 @@ from consumer.cli.common import (
 )
 from consumer.config import WorkerConfig
 from vortex.errors import VortexInitializationError
+from vortex.utils.heap import import_for_good
 from vortex.weights.catalogue import Catalogue, CatalogueModel, HubModel
 from vortex.weights.manifest import Manifest, problems
 from vortex.weights.presence import Presence, presence_of
@@ -177,6 +178,7 @@ def calibrate(
     settings = load_config(config)
     directory = settings.models.profile_directory
     with console.status("loading models") as status:
+        import_for_good("vortex.models.calibrate")
         from vortex.models.calibrate import calibrate as fit_to_videos
         from vortex.models.stage_models import StageModels
         from vortex.utils.device import device_of
@@ -211,6 +213,7 @@ def calibrate(
 
 
 def _why_not_loaded(name: str, directory: Path, settings: WorkerConfig) -> str | None:
+    import_for_good("vortex.models.loading")
     from vortex.models.loading import try_loading
 
     try:

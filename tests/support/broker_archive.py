@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from consumer.embedded_kafka.cluster import EmbeddedKafka, stop_nodes, wait_until_ready
+from consumer.embedded_kafka.cluster import EmbeddedKafka, Java, stop_nodes, wait_until_ready
 from consumer.kafka.topics import create_topics
 
 TOPIC = "archived"
@@ -22,16 +23,22 @@ WRITE_TIMEOUT_S = 60.0
 
 
 def main() -> None:
-    """Run a broker that leaves an archive of what clients made it load."""
+    """Run a broker that leaves an archive of what clients made it load, unless one has before."""
+    java = Java.find(print)
+    whole = java.archive.with_suffix(".whole")
+    with suppress(FileNotFoundError):
+        if whole.stat().st_mtime_ns > java.archive.stat().st_mtime_ns:
+            return
     with tempfile.TemporaryDirectory() as directory, EmbeddedKafka(progress=print) as kafka:
         archive = Path(directory) / "classes.jsa"
         kafka.stop_node(0)  # and started anew, to leave the archive when it ends
         (node,) = kafka._nodes
-        node.start(kafka._java, archive_to=archive)
+        node.start(java, archive_to=archive)
         wait_until_ready([node])
         asyncio.run(_use(node.address))
         stop_nodes([node], WRITE_TIMEOUT_S)
-        kafka._java.keep(archive)
+        java.keep(archive)
+    whole.touch()
 
 
 async def _use(address: str) -> None:
