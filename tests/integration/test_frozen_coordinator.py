@@ -31,6 +31,7 @@ from tests.support.lane import Lane
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
+ATTEMPTS = 3
 PLAIN_READS = 20
 FREEZE_TIMEOUT_S = 40.0
 CLAIM_TIMEOUT_S = 90.0
@@ -78,18 +79,23 @@ async def find_coordinator(client: AIOKafkaClient, node: int, group: str) -> int
 
 
 async def settled_coordinator(client: AIOKafkaClient, group: str) -> int:
-    """Return a group's coordinator once it says so itself: its log is created by the question."""
+    """Return a group's coordinator once all brokers agree; its log is created by the question.
+
+    One that the others have left behind, as on a busy machine, hears of it as soon as it is thawed.
+    """
     end_s = time.monotonic() + FREEZE_TIMEOUT_S
     while True:
-        named = await find_coordinator(client, 0, group)
-        if named >= 0 and await find_coordinator(client, named, group) == named:
-            return named
+        named = {await find_coordinator(client, node, group) for node in range(3)}
+        if len(named) == 1 and (coordinator := named.pop()) >= 0:
+            return coordinator
         assert time.monotonic() < end_s, "the group has no coordinator"
         await asyncio.sleep(0.2)
 
 
-async def lane_of(cluster: EmbeddedKafka, claims: int) -> Lane:
-    names = tuple(f"frozen-{claims}.{name}" for name in ("ticks", "results", "dead-letter"))
+async def lane_of(cluster: EmbeddedKafka, claims: int, attempt: int) -> Lane:
+    names = tuple(
+        f"frozen-{claims}-{attempt}.{name}" for name in ("ticks", "results", "dead-letter")
+    )
     admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
     await create_topics(
         admin,
@@ -138,9 +144,24 @@ async def plain_read(client: AIOKafkaClient, config: KafkaConfig, node: int, num
 
 @pytest.mark.parametrize("claims", [30, pytest.param(200, marks=pytest.mark.slow)])
 async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offset(
-    claims: int, cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+    claims: int, cluster: EmbeddedKafka
 ) -> None:
-    lane = await lane_of(cluster, claims)
+    for attempt in range(ATTEMPTS):
+        lane = await lane_of(cluster, claims, attempt)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            stale = await stale_reads_while_claims_wait(claims, lane, cluster, monkeypatch)
+        assert await outcomes_of(lane) == {b"%d" % number: 1 for number in range(claims)}
+        # The trap works: who does without the barrier reads what was committed before the freeze.
+        # It does not where the coordinator happens to move before it is frozen.
+        if stale:
+            return
+    pytest.fail("no coordinator answered from old memory, so there was nothing to fear")
+
+
+async def stale_reads_while_claims_wait(
+    claims: int, lane: Lane, cluster: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Claim each partition at a frozen coordinator; return how many plain reads it misleads."""
     config = lane.config
     async with client_of(cluster.bootstrap_servers) as old_friend:
         frozen = await settled_coordinator(old_friend, config.group_id)
@@ -177,10 +198,8 @@ async def test_claims_that_wait_on_a_frozen_coordinator_never_read_a_stale_offse
                 offsets = await asyncio.wait_for(asyncio.gather(*plain), THAW_TIMEOUT_S)
         second = await asyncio.gather(*claiming)
 
-    # The trap works: who does without the barrier reads what was committed before the freeze.
-    assert Counter(offsets)[-1] > 0
     assert not any(second)
-    assert await outcomes_of(lane) == {b"%d" % number: 1 for number in range(claims)}
+    return offsets.count(-1)
 
 
 def _ask_for_groups_at(
