@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import gc
 import io
 import os
 import select
@@ -37,8 +36,6 @@ def main() -> None:
         sys.exit(pytest.main([*arguments, f"--numprocesses={count}"]))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pytest.main([*arguments, "--collect-only"])  # if it fails, the forks say why
-    gc.collect()
-    gc.freeze()
     directory = tempfile.mkdtemp(prefix="vortex-tests-")  # a TemporaryDirectory ends in a fork, too
     path = str(Path(directory, "forks"))
     worker = shlex.join((sys.executable, "-m", __spec__.name, "--fork", path))
