@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -13,6 +12,7 @@ from consumer.simulation.bounds import most_possible, with_predicted_times, with
 from consumer.simulation.machine import Machine, Policy
 from consumer.simulation.policies import BLIND, EachAlone, Fetched, FirstInFirstOut, Planned
 from consumer.simulation.traces import Traffic
+from tests.benchmarks.processes import pool
 from vortex.rung import FULL
 
 LADDER = (FULL, Rung("three quarters", 0.75, 0.75), Rung("half", 0.5, 0.5))
@@ -144,8 +144,8 @@ def measure(case: Case) -> Measured:
 def shares(cases: Iterable[Case], processes: int) -> dict[tuple[str, Traffic], Share]:
     """Run all cases, and group them by policy and traffic."""
     todo = list(cases)
-    with ProcessPoolExecutor(processes) as pool:
-        done = pool.map(measure, todo, chunksize=4)
+    with pool(processes) as executor:
+        done = executor.map(measure, todo, chunksize=4)
     groups: dict[tuple[str, Traffic], list[Measured]] = {}
     for case, measured in zip(todo, done, strict=True):
         groups.setdefault((case.policy.__name__, case.traffic), []).append(measured)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from consumer.dispatcher import Dispatcher
 from consumer.simulation.fleet import Fleet, serve_fleet, serve_from_one_queue
 from consumer.simulation.traces import Traffic
 from tests.benchmarks.fleet.scenarios import Case, Scenario
+from tests.benchmarks.processes import pool
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def measured(
     """
     found = dict(_kept(keep)) if keep is not None and keep.exists() else {}
     left = [case for case in todo if case not in found]
-    with ProcessPoolExecutor(processes) as pool:
+    with pool(processes) as executor:
         while left and time.monotonic() < end_s:
             batch, left = left[: 2 * processes], left[2 * processes :]
-            for case, result in zip(batch, pool.map(measure, batch), strict=True):
+            for case, result in zip(batch, executor.map(measure, batch), strict=True):
                 found[case] = result
                 if keep is not None:
                     with keep.open("a", encoding="utf-8") as file:
