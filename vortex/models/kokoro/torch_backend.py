@@ -124,6 +124,18 @@ class _OwnNoise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _LeftUnfilled(TorchFunctionMode):
+    """In this thread, and while it is entered, no tensor is given first values, only memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # torch's own signature
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +155,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _build(config: dict[str, Any], path: Path) -> nn.Module:
-    """Return the network with random weights, named as the published ones are."""
+    """Return the network, its weights named as the published ones are, but without values."""
     try:
         from kokoro.istftnet import AdaIN1d
         from kokoro.model import KModel
@@ -157,8 +169,8 @@ def _build(config: dict[str, Any], path: Path) -> nn.Module:
     torch.save({}, nothing)
     nothing.seek(0)
     try:
-        # Modules initialise from the global generator, and say that what they use is old.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Some of it draws from the global generator all the same, or says that it is old.
+        with _LeftUnfilled(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network: nn.Module = KModel(repo_id=_REPOSITORY, config=config, model=nothing)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
