@@ -35,6 +35,7 @@ from vortex.models.liveportrait import LivePortrait
 from vortex.models.liveportrait.animator import LivePortraitAnimator
 from vortex.rung import KEYFRAMES
 from vortex.utils.cancellation import CancellationToken
+from vortex.utils.device import half_precision
 
 PROMPTS = 100
 FACES = 12
@@ -110,7 +111,9 @@ def run(
     prompts = held_out_prompts(count, seed)
     output.mkdir(parents=True, exist_ok=True)
     speech = speech_of(output / "kokoro", speech_s)
-    face_model = LivePortrait.load(models / "liveportrait", device=device, dtype=torch.float32)
+    face_model = LivePortrait.load(
+        models / "liveportrait", device=device, dtype=half_precision(device)
+    )
     portraits = _portraits(models / "flux", [caption.text for _, caption in prompts], device)
     coloured = (portraits * 255).round().to(torch.uint8)
     texts = [caption.text for _, caption in prompts]

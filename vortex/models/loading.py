@@ -16,7 +16,7 @@ import torch
 from vortex.config import VortexConfig
 from vortex.errors import VortexInitializationError, one_line
 from vortex.models.quantization import clip_quantization, flux_quantization
-from vortex.utils.device import device_of
+from vortex.utils.device import device_of, half_precision
 
 if TYPE_CHECKING:
     from vortex.models.clip_ensemble import ClipEncoder
@@ -38,11 +38,10 @@ def load_flux(folder: Path, config: VortexConfig, device: torch.device) -> FluxI
 
 
 def load_liveportrait(folder: Path, config: VortexConfig, device: torch.device) -> LivePortrait:
-    """Load the face model, float16 on a GPU."""
+    """Load the face model, in half precision where the device computes with it."""
     from vortex.models.liveportrait import LivePortrait
 
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
-    return LivePortrait.load(folder, device=device, dtype=dtype)
+    return LivePortrait.load(folder, device=device, dtype=half_precision(device))
 
 
 def load_kokoro(folder: Path, config: VortexConfig, device: torch.device) -> KokoroSpeech:

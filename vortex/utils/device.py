@@ -23,6 +23,15 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def half_precision(device: torch.device) -> torch.dtype:
+    """Return the type of two bytes that a device multiplies fastest, or float32 if it has none."""
+    if device.type != "cpu":
+        return torch.float16
+    able = torch.cpu.get_capabilities()
+    has_bfloat16 = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
 def device_title(device: torch.device) -> str:
     """Return what sort of device it is, such as "NVIDIA H100" or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -191,7 +191,7 @@ class _Encoder(nn.Module):
         """Return the input and every level, innermost last."""
         levels = [features]
         for block in self.down_blocks:
-            levels.append(functional.avg_pool3d(block(levels[-1]), (1, 2, 2)))
+            levels.append(_halved(block(levels[-1])))
         return levels
 
 
@@ -214,6 +214,14 @@ class _Decoder(NormedConv):
             features = block(functional.interpolate(features, scale_factor=(1, 2, 2)))
             features = torch.cat([features, seen], dim=1)
         return self.forward(features)
+
+
+def _halved(volume: torch.Tensor) -> torch.Tensor:
+    """Average four neighbours of each plane, `[n, C, D, H, W]` to `[n, C, D, H / 2, W / 2]`."""
+    if volume.is_contiguous():  # as on a CPU, which has no average of bfloat16 volumes
+        halved = functional.avg_pool2d(volume.flatten(1, 2), 2)
+        return halved.view(*volume.shape[:3], *halved.shape[-2:])
+    return functional.avg_pool3d(volume, (1, 2, 2))
 
 
 def _for_frames(of_sources: torch.Tensor, frames: int) -> torch.Tensor:

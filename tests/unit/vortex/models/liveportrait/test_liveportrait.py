@@ -795,6 +795,7 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
     [
         # Not a precision to use; but the way into and out of another one is the same.
         ("cpu", torch.float64),
+        ("cpu", torch.bfloat16),
         pytest.param("cuda", torch.float16, marks=NEEDS_GPU),
         pytest.param("cuda", torch.bfloat16, marks=NEEDS_GPU),
     ],
