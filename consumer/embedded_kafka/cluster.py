@@ -43,8 +43,6 @@ __all__ = ["EmbeddedKafka", "EmbeddedKafkaError"]
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
-DISCARD_TIMEOUT_S = 2.0
-"""How long nodes whose data is thrown away may take to end; a quorum takes its time over it."""
 
 _FORMAT_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 5.0
@@ -450,7 +448,11 @@ class EmbeddedKafka:
 
     def _end_processes(self) -> None:
         atexit.unregister(self.stop)
-        stop_nodes(self._nodes, DISCARD_TIMEOUT_S if self._temporary else STOP_TIMEOUT_S)
+        if self._temporary:  # their data is thrown away
+            for node in self._nodes:
+                node.kill()
+        else:
+            stop_nodes(self._nodes, STOP_TIMEOUT_S)
         self._nodes = []
         if self._guard is not None:
             self._guard.kill()
