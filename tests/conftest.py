@@ -17,10 +17,13 @@ from consumer.config import WorkerConfig
 from consumer.embedded_kafka import jars
 from tests.support.models import link_models
 from vortex.models.mini import build_mini, shipped_weights
+from vortex.utils.heap import keep_freed_memory
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+keep_freed_memory()  # as the pipeline does, whose models most tests run without it
 
 ROOT = Path(__file__).parent.parent
 BROKERS = ROOT / "tests" / "brokers"
