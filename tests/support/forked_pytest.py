@@ -60,8 +60,12 @@ def _serve(forks: socket.socket, controller: int) -> int:
                 _fork(functools.partial(_work, asking))
         with contextlib.suppress(ChildProcessError):
             ended, status = os.waitpid(-1, os.WNOHANG)
+            exit_code = os.waitstatus_to_exitcode(status)
             if ended == controller:
-                return os.waitstatus_to_exitcode(status)
+                return exit_code
+            if exit_code:  # of which pytest-xdist tells that it ended, but not how
+                how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+                print(f"\nprocess {ended} of the tests ended: {how}", file=sys.stderr, flush=True)
 
 
 def _fork(work: Callable[[], int]) -> int:

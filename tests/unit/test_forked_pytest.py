@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,5 +62,6 @@ def test_fork_that_dies_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     done = run(tmp_path, dies=DIES, passes=PASSES)
     assert done.returncode != 0
     assert "crashed while running 'test_dies.py::test_dies'" in done.stdout
+    assert re.search(r"process [0-9]+ of the tests ended: SIGKILL", done.stderr), done.stderr
     ours = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
     assert not [each for each in ours if str(tmp_path) in each]
