@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.drawing import draw, mouth_box
+from training.drawing import draw, draw_mouths, mouth_box
 from training.faces import Face
 from training.judge import Judge
 from training.puppet import Pose
@@ -85,10 +85,8 @@ class Performance:
         seen = []
         for frame, pose in zip(self.rendered, self.poses, strict=True):
             pixels = _pixels(frame)[box]
-            errors = [
-                np.square(pixels - draw(self.face, replace(pose, lips=lips).drawn(), SIZE)[box])
-                for lips in _CANDIDATES.tolist()
-            ]
+            drawings = draw_mouths(self.face, pose.drawn(), _CANDIDATES.tolist(), SIZE)
+            errors = [np.square(pixels - drawn[box]) for drawn in drawings]
             seen.append(_CANDIDATES[int(np.argmin(np.mean(errors, axis=(1, 2, 3))))])
         return np.array(seen)
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.drawing import draw, mouth_box
+from training.drawing import draw, draw_mouths, mouth_box
 from training.faces import ATTRIBUTES, COLOURS, REST, Attributes, Face, Motion
 
 PLAIN = Attributes(
@@ -33,6 +33,14 @@ def test_same_face_and_motion_give_the_same_pixels() -> None:
     motion = Motion.sample(np.random.default_rng(5))
     one, other = (Face.sample(np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(draw(one, motion), draw(other, motion))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mouths_drawn_over_one_background_are_the_same_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, motion, openings = Face.sample(rng), Motion.sample(rng), [1.0, 0.0, 0.3]
+    each = [draw(one, replace(motion, mouth_open=opening)) for opening in openings]
+    np.testing.assert_array_equal(draw_mouths(one, motion, openings), each)
 
 
 @pytest.mark.parametrize("size", [64, 128])
