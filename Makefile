@@ -9,9 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WARM := $(VENV)/.warm
-# Six processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
+# Five processes, each with one thread of torch, keep two cores busy: tests of Kafka, of which all share
 # one, mostly wait. A test that kills its process would otherwise be tried again without end.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.forked_pytest 6 \
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.forked_pytest 5 \
 	--dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 # Left out of `make check` unread: only to import them takes ten seconds.
 LONG_IMPORTS := tests/unit/training tests/unit/benchmarks tests/unit/vortex/models

@@ -11,13 +11,20 @@ ROUNDS = 3
 
 def cpu_s(work: Callable[[], object], rounds: int = ROUNDS) -> float:
     """Return the least CPU seconds of this process that the work took, of some rounds."""
+    (least_s,) = cpu_s_by_turns(work, rounds=rounds)
+    return least_s
+
+
+def cpu_s_by_turns(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Return the least CPU seconds of each work; a machine that slows down slows all of them."""
     collecting = gc.isenabled()
     gc.disable()  # a collection counts every object of the whole test run
     try:
-        return min(_once(work) for _ in range(rounds))
+        all_s = [[_once(work) for work in works] for _ in range(rounds)]
     finally:
         if collecting:
             gc.enable()
+    return [min(each_s) for each_s in zip(*all_s, strict=True)]
 
 
 def growth(work: Callable[[int], object], size: int) -> float:
@@ -25,8 +32,8 @@ def growth(work: Callable[[int], object], size: int) -> float:
 
     About 10 is linear, about 100 is quadratic.
     """
-    small_s = cpu_s(lambda: work(size))
-    return cpu_s(lambda: work(10 * size)) / small_s
+    small_s, large_s = cpu_s_by_turns(lambda: work(size), lambda: work(10 * size))
+    return large_s / small_s
 
 
 def _once(work: Callable[[], object]) -> float:

@@ -23,7 +23,7 @@ from schemas import MAX_TICK_BYTES, MissReason, SlotTick, WorkerInfo, parse_outc
 from tests.support.engines import ScriptedEngine
 from tests.support.hostile_ticks import hostile_records
 from tests.support.jobs import record, tick_json
-from tests.support.scaling import ROUNDS, cpu_s
+from tests.support.scaling import ROUNDS, cpu_s, cpu_s_by_turns
 
 # Times of json.loads for the same bytes, or for a plain tick of this size. Nested arrays where a
 # number belongs take 6 to 10: pydantic makes them an object for its error. Without a limit, lists
@@ -176,8 +176,10 @@ def cost(value: bytes, rounds: int) -> float:
             json.loads(value)
 
     plain = plain_tick()
-    parsing_s = max(cpu_s(parse, rounds), cpu_s(lambda: json.loads(plain), rounds))
-    return cpu_s(lambda: reading(value), rounds) / parsing_s
+    *parsing_s, reading_s = cpu_s_by_turns(
+        parse, lambda: json.loads(plain), lambda: reading(value), rounds=rounds
+    )
+    return reading_s / max(parsing_s)
 
 
 @pytest.mark.parametrize(("field", "shape"), KINDS)
