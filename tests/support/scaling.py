@@ -9,14 +9,11 @@ from collections.abc import Callable
 ROUNDS = 3
 
 
-def cpu_s(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Return the least CPU seconds of this process that the work took, of some rounds."""
-    (least_s,) = cpu_s_by_turns(work, rounds=rounds)
-    return least_s
+def cpu_s(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Return the least CPU seconds of this process that each work took, of some rounds.
 
-
-def cpu_s_by_turns(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Return the least CPU seconds of each work; a machine that slows down slows all of them."""
+    In each round they take turns: a machine that slows down slows all of them.
+    """
     collecting = gc.isenabled()
     gc.disable()  # a collection counts every object of the whole test run
     try:
@@ -32,7 +29,7 @@ def growth(work: Callable[[int], object], size: int) -> float:
 
     About 10 is linear, about 100 is quadratic.
     """
-    small_s, large_s = cpu_s_by_turns(lambda: work(size), lambda: work(10 * size))
+    small_s, large_s = cpu_s(lambda: work(size), lambda: work(10 * size))
     return large_s / small_s
 
 

@@ -23,7 +23,7 @@ from schemas import MAX_TICK_BYTES, MissReason, SlotTick, WorkerInfo, parse_outc
 from tests.support.engines import ScriptedEngine
 from tests.support.hostile_ticks import hostile_records
 from tests.support.jobs import record, tick_json
-from tests.support.scaling import ROUNDS, cpu_s, cpu_s_by_turns
+from tests.support.scaling import ROUNDS, cpu_s
 
 # Times of json.loads for the same bytes, or for a plain tick of this size. Nested arrays where a
 # number belongs take 6 to 10: pydantic makes them an object for its error. Without a limit, lists
@@ -176,7 +176,7 @@ def cost(value: bytes, rounds: int) -> float:
             json.loads(value)
 
     plain = plain_tick()
-    *parsing_s, reading_s = cpu_s_by_turns(
+    *parsing_s, reading_s = cpu_s(
         parse, lambda: json.loads(plain), lambda: reading(value), rounds=rounds
     )
     return reading_s / max(parsing_s)
@@ -212,8 +212,11 @@ def test_sixty_in_a_row_cost_what_parsing_them_costs() -> None:
         for item in ("1", "[]", "{}", "null")
     ] * 5
     assert len(values) == 60
-    parsing_s = cpu_s(lambda: [json.loads(value) for value in values], rounds=1)
-    reading_s = cpu_s(lambda: [reading(value) for value in values], rounds=1)
+    parsing_s, reading_s = cpu_s(
+        lambda: [json.loads(value) for value in values],
+        lambda: [reading(value) for value in values],
+        rounds=1,
+    )
     assert reading_s < MOST * parsing_s
 
 
