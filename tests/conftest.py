@@ -78,6 +78,19 @@ LONGEST = (
     "tests/unit/benchmarks/test_full_size.py",
     "tests/unit/training/test_training.py",
     "tests/integration/test_light_install.py",
+    "tests/unit/vortex/models/kokoro/test_kokoro_backends.py",
+    "tests/integration/test_cancel.py",
+    "tests/integration/test_examples.py",
+    "tests/unit/consumer/test_dispatcher.py",
+    "tests/unit/vortex/models/liveportrait/test_animator.py",
+    "tests/integration/test_overlap.py",
+    "tests/unit/vortex/models/test_quantization.py",
+    "tests/integration/test_site.py",
+    "tests/unit/consumer/artifacts/test_captions.py",
+    "tests/unit/vortex/models/liveportrait/test_lipsync.py",
+    "tests/integration/test_memory_drift.py",
+    "tests/integration/test_duplicate_ticks.py",
+    "tests/integration/test_claims.py",
 )
 
 

@@ -49,6 +49,7 @@ _ANSWER_TIMEOUT_S = 5.0
 _POLL_S = 0.05
 _START_ATTEMPTS = 3
 _PORT_IN_USE = "Address already in use"
+_NAMES = "meta.properties"  # a formatted node's: its own, and that of its cluster
 
 _JVM_FLAGS = (
     "-Xms64m",
@@ -110,6 +111,8 @@ class Java:
     class_path: str
     archive: Path
     """Where classes lie parsed, once a node was formatted: later ones start in half the time."""
+    formatted: Path
+    """The directory that holds what formatting leaves but for names; later nodes are given it."""
 
     @classmethod
     def find(cls, progress: Callable[[str], None]) -> Self:
@@ -123,14 +126,27 @@ class Java:
         # A JVM takes an archive of its own making alone, for the class path that it was made with.
         made_by = f"{path.resolve()} {path.stat().st_mtime_ns} {jars}"
         digest = hashlib.sha256(made_by.encode()).hexdigest()
-        return cls(path, jars, directory / f"classes-{digest[:12]}.jsa")
+        return cls(
+            path,
+            jars,
+            archive=directory / f"classes-{digest[:12]}.jsa",
+            formatted=directory / f"formatted-{digest[:12]}",
+        )
 
-    def keep(self, archive: Path) -> None:
+    def keep_archive(self, archive: Path) -> None:
         """Use an archive that Java has made, in this process and in later ones."""
         partial = self.archive.with_name(f"{self.archive.name}.{uuid.uuid4().hex}")
         with suppress(OSError):  # a cache that may only be read costs no more than time
             shutil.move(archive, partial)
             partial.replace(self.archive)
+
+    def keep_formatted(self, data_directory: Path) -> None:
+        """Use what formatting has left in a data directory, in this process and in later ones."""
+        partial = self.formatted.with_name(f"{self.formatted.name}.{uuid.uuid4().hex}")
+        with suppress(OSError):
+            shutil.copytree(data_directory, partial, ignore=shutil.ignore_patterns(_NAMES))
+            partial.rename(self.formatted)
+        shutil.rmtree(partial, ignore_errors=True)  # another process was first
 
     def command(self, *arguments: str | Path, archive_to: Path | None = None) -> list[str | Path]:
         """Return how to run a main class; with `archive_to` the JVM leaves an archive there."""
@@ -229,17 +245,37 @@ class Node:
             **self.security.settings,
             **(extra or {}),
         }
-        lines = (f"{key}={value}\n" for key, value in settings.items())
-        self.settings_path.write_text("".join(lines), encoding="utf-8")
+        self.settings_path.write_text(_properties(settings), encoding="utf-8")
 
     def format_storage(self, java: Java, cluster_id: str) -> None:
-        """Prepare the data directory, unless an earlier run did, and Java's archive likewise.
+        """Prepare the data directory, unless an earlier run did.
+
+        Java does so once, which takes as long as half of a broker's start, and later nodes are
+        given what it left. Of their settings, only users of SCRAM are part of that.
 
         Raises:
             EmbeddedKafkaError: the directory cannot be prepared.
         """
-        if (self._data_directory / "meta.properties").exists():
+        names = self._data_directory / _NAMES
+        if names.exists():
             return
+        has_users = bool(self.security.scram_users)
+        if has_users or not java.formatted.exists():
+            self._format(java, cluster_id)
+            if not has_users:
+                java.keep_formatted(self._data_directory)
+            return
+        shutil.copytree(java.formatted, self._data_directory, dirs_exist_ok=True)
+        written = {
+            "version": 1,
+            "cluster.id": cluster_id,
+            "node.id": self.node_id,
+            "directory.id": random_id(),
+        }
+        names.write_text(_properties(written), encoding="utf-8")
+
+    def _format(self, java: Java, cluster_id: str) -> None:
+        """Have Java format the data directory, and make its archive if there is none."""
         # The equals sign, since an id may begin with a dash.
         tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}")
         users = [
@@ -262,7 +298,7 @@ class Node:
         except subprocess.SubprocessError as error:
             raise self.error("cannot format its storage") from error
         if archive is not None and archive.exists():  # some Javas cannot make one
-            java.keep(archive)
+            java.keep_archive(archive)
 
     def start(self, java: Java, archive_to: Path | None = None) -> None:
         """Start the process in a session of its own, so that Ctrl-C in a terminal spares it.
@@ -473,7 +509,7 @@ def start_nodes(
     """
     started_s = time.monotonic()
     progress("starting broker" if len(nodes) == 1 else f"starting {len(nodes)} brokers")
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    cluster_id = random_id()
     for node in nodes:
         node.configure(quorum=nodes, extra=settings(node) if settings else None)
     with ThreadPoolExecutor(len(nodes)) as pool:
@@ -517,6 +553,15 @@ def wait_until_ready(nodes: Sequence[Node], timeout_s: float = READY_TIMEOUT_S) 
                 if time.monotonic() > deadline_s:
                     raise node.error(f"is not ready after {timeout_s:.0f} s")
                 time.sleep(_POLL_S)
+
+
+def _properties(values: Settings) -> str:
+    return "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+def random_id() -> str:
+    """Return an id as Kafka writes them."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 def require_free_port(port: int) -> None:

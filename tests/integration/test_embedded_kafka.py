@@ -119,6 +119,21 @@ def kafka_processes(directory: Path) -> list[psutil.Process]:
     ]
 
 
+def names_of(directory: Path) -> dict[str, str]:
+    """Return what a data directory says of whose it is."""
+    lines = (directory / "meta.properties").read_text().splitlines()
+    return dict(line.split("=") for line in lines if not line.startswith("#"))
+
+
+def contents_of(directory: Path) -> dict[Path, bytes]:
+    """Return all else in it, by path."""
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "meta.properties"
+    }
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = PROCESS_END_TIMEOUT_S) -> bool:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
@@ -177,8 +192,8 @@ def test_every_port_is_bound_to_loopback(kafka: SharedKafka) -> None:
 def test_nodes_share_the_classes_that_the_first_one_parsed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    archive = tmp_path / "classes.jsa"
-    java = replace(embedded.Java.find(print), archive=archive)
+    archive, formatted = tmp_path / "classes.jsa", tmp_path / "formatted"
+    java = replace(embedded.Java.find(print), archive=archive, formatted=formatted)
     if subprocess.run([java.path, "-Xshare:on", "-version"], check=False).returncode:
         pytest.skip(f"{java.path} comes without the archive on which others build")
     monkeypatch.setattr(embedded.EmbeddedKafka, "_java", java)
@@ -188,7 +203,26 @@ def test_nodes_share_the_classes_that_the_first_one_parsed(
             assert str(archive) in Path(f"/proc/{kafka._nodes[0].pid}/maps").read_text()
             written.append(archive.stat().st_mtime_ns)
     assert written[0] == written[1]
-    assert [each.name for each in tmp_path.iterdir()] == [archive.name]
+    assert {*tmp_path.iterdir()} == {archive, formatted}
+
+
+def test_later_node_is_formatted_as_the_first_one_was_by_kafka(tmp_path: Path) -> None:
+    java = replace(embedded.Java.find(print), formatted=tmp_path / "formatted")
+    nodes = [embedded.Node(number, tmp_path / f"node-{number}", 1, 2) for number in range(2)]
+    for node in nodes:
+        node.configure(quorum=nodes)
+        node.format_storage(java, "of-any-22-letters-here")
+    first, second = nodes
+    assert "Formatting" in first.log_path.read_text()
+    assert second.log_path.read_text() == ""
+    by_kafka, by_us = (node._data_directory for node in nodes)
+    own = [names_of(directory) for directory in (by_kafka, by_us)]
+    assert [each.pop("node.id") for each in own] == ["0", "1"]
+    ids = [each.pop("directory.id") for each in own]
+    assert ids[0] != ids[1]
+    assert len(ids[0]) == len(ids[1])
+    assert own[0] == own[1]
+    assert contents_of(by_kafka) == contents_of(by_us)
 
 
 @pytest.mark.slow
@@ -196,7 +230,8 @@ def test_cache_that_may_only_be_read_costs_no_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    java = replace(embedded.Java.find(print), archive=tmp_path / "file" / "classes.jsa")
+    missing = tmp_path / "file" / "missing"
+    java = replace(embedded.Java.find(print), archive=missing, formatted=missing)
     monkeypatch.setattr(embedded.EmbeddedKafka, "_java", java)
     with EmbeddedKafka() as kafka:
         assert kafka._nodes[0].running

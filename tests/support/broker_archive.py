@@ -37,7 +37,7 @@ def main() -> None:
         wait_until_ready([node])
         asyncio.run(_use(node.address))
         stop_nodes([node], WRITE_TIMEOUT_S)
-        java.keep(archive)
+        java.keep_archive(archive)
     whole.touch()
 
 
