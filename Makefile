@@ -81,10 +81,10 @@ soak: $(READY) ## Run four workers for an hour, in which neither memory nor desc
 lint: $(READY) ## Check style, types and YAML.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# It takes longest, and can wait: `.ci/run` has it beside the tests.
-	nice $(BIN)/mypy
 	$(BIN)/yamllint --strict config.yaml vortex/weights/data/catalogue.yaml
 	$(BIN)/vortex schemas --check
+	@# It takes longest, and can wait: `.ci/run` has it beside the tests.
+	nice $(BIN)/mypy
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix-only --quiet .
