@@ -135,14 +135,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Put the longest files first, and last what needs neither Kafka nor models."""
-    places = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    places = {ROOT / name: number for number, name in enumerate(LONGEST)}
     needed = MARKING_FIXTURES.values()
 
-    def order(item: pytest.Item) -> tuple[int, bool]:
+    def place(item: pytest.Item) -> int:
         quick = not any(item.get_closest_marker(mark) for mark in needed)
-        return places.get(item.path, len(places)), quick
+        return places.get(item.path, len(places) + quick)
 
-    session.items.sort(key=order)
+    session.items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ _ANSWER_TIMEOUT_S = 5.0
 _POLL_S = 0.05
 _START_ATTEMPTS = 3
 _PORT_IN_USE = "Address already in use"
-_NAMES = "meta.properties"  # a formatted node's: its own, and that of its cluster
+_META_PROPERTIES = "meta.properties"  # whose a formatted directory is: the node's and its cluster's
 
 _JVM_FLAGS = (
     "-Xms64m",
@@ -114,7 +114,7 @@ class Java:
     archive: Path
     """Where classes lie parsed, once a node was formatted: later ones start in half the time."""
     formatted: Path
-    """The directory that holds what formatting leaves but for names; later nodes are given it."""
+    """A directory with what formatting leaves and any node may have; later ones are given it."""
 
     @classmethod
     def find(cls, progress: Callable[[str], None]) -> Self:
@@ -145,8 +145,9 @@ class Java:
     def keep_formatted(self, data_directory: Path) -> None:
         """Use what formatting has left in a data directory, in this process and in later ones."""
         partial = self.formatted.with_name(f"{self.formatted.name}.{uuid.uuid4().hex}")
+        of_its_own = shutil.ignore_patterns(_META_PROPERTIES)
         with suppress(OSError):
-            shutil.copytree(data_directory, partial, ignore=shutil.ignore_patterns(_NAMES))
+            shutil.copytree(data_directory, partial, ignore=of_its_own)
             partial.rename(self.formatted)
         shutil.rmtree(partial, ignore_errors=True)  # another process was first
 
@@ -258,8 +259,8 @@ class Node:
         Raises:
             EmbeddedKafkaError: the directory cannot be prepared.
         """
-        names = self._data_directory / _NAMES
-        if names.exists():
+        meta_properties = self._data_directory / _META_PROPERTIES
+        if meta_properties.exists():
             return
         has_users = bool(self.security.scram_users)
         if has_users or not java.formatted.exists():
@@ -268,13 +269,13 @@ class Node:
                 java.keep_formatted(self._data_directory)
             return
         shutil.copytree(java.formatted, self._data_directory, dirs_exist_ok=True)
-        written = {
+        whose = {
             "version": 1,
             "cluster.id": cluster_id,
             "node.id": self.node_id,
             "directory.id": random_id(),
         }
-        names.write_text(_properties(written), encoding="utf-8")
+        meta_properties.write_text(_properties(whose), encoding="utf-8")
 
     def _format(self, java: Java, cluster_id: str) -> None:
         """Have Java format the data directory, and make its archive if there is none."""
@@ -557,10 +558,6 @@ def wait_until_ready(nodes: Sequence[Node], timeout_s: float = READY_TIMEOUT_S) 
                 time.sleep(_POLL_S)
 
 
-def _properties(values: Settings) -> str:
-    return "".join(f"{key}={value}\n" for key, value in values.items())
-
-
 def random_id() -> str:
     """Return an id as Kafka writes them."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
@@ -585,6 +582,10 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((HOST, 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def _properties(values: Settings) -> str:
+    return "".join(f"{key}={value}\n" for key, value in values.items())
 
 
 def _choose_ports(nodes: int, first_port: int | None) -> tuple[list[int], list[int]]:

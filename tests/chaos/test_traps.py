@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
@@ -311,6 +312,11 @@ def written_to_by_nobody(kafka: EmbeddedKafka, topic: str) -> Iterator[None]:
     )
     for created in admin.create_acls([AclBinding(*rule) for rule in rules]).values():
         created.result(ANSWER_TIMEOUT_S)
+    # The answer comes from the controller; the broker hears of it a moment later.
+    end_s = time.monotonic() + ANSWER_TIMEOUT_S
+    while not admin.describe_acls(AclBindingFilter(*rules[-1])).result(ANSWER_TIMEOUT_S):
+        assert time.monotonic() < end_s, "the broker does not follow the access list"
+        time.sleep(0.02)
     try:
         yield
     finally:

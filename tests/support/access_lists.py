@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aiokafka.protocol.admin import CreateAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 
 from consumer.config import KafkaConfig
 from consumer.kafka.clients import make_admin
@@ -19,6 +20,7 @@ _RESOURCES = {"topic": 2, "group": 3, "transactional-id": 5}
 _PATTERNS = {"literal": 3, "prefixed": 4}
 _OPERATIONS = {"Read": 3, "Write": 4}
 _ALLOW = 3
+_FOLLOWED_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,26 @@ def names_of(config: KafkaConfig) -> dict[str, str]:
 
 
 async def grant(config: KafkaConfig, rights: Sequence[Grant]) -> None:
-    """Create access lists, as a client that may."""
+    """Create access lists, as a client that may, and wait until the broker follows them."""
     admin = make_admin(config, client_id="test")
     try:
         await admin.start()
         for right in rights:
-            answer = await admin._send_request(
-                CreateAclsRequest(
-                    _RESOURCES[right.kind],
-                    right.name,
-                    _PATTERNS[right.pattern],
-                    right.principal,
-                    "*",
-                    _OPERATIONS[right.operation],
-                    _ALLOW,
-                )
+            rule = (
+                _RESOURCES[right.kind],
+                right.name,
+                _PATTERNS[right.pattern],
+                right.principal,
+                "*",
+                _OPERATIONS[right.operation],
+                _ALLOW,
             )
+            answer = await admin._send_request(CreateAclsRequest(*rule))
             assert [code for code, _ in answer.creation_responses] == [0]
+            # The answer comes from the controller; the broker hears of it a moment later.
+            async with asyncio.timeout(_FOLLOWED_TIMEOUT_S):
+                while not (await admin._send_request(DescribeAclsRequest(*rule))).resources:
+                    await asyncio.sleep(0.02)
     finally:
         await admin.close()
 
