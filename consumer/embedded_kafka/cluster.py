@@ -149,7 +149,7 @@ class Java:
         with suppress(OSError):
             shutil.copytree(data_directory, partial, ignore=of_its_own)
             partial.rename(self.formatted)
-        shutil.rmtree(partial, ignore_errors=True)  # another process was first
+        shutil.rmtree(partial, ignore_errors=True)  # where another process was first
 
     def command(self, *arguments: str | Path, archive_to: Path | None = None) -> list[str | Path]:
         """Return how to run a main class; with `archive_to` the JVM leaves an archive there."""
@@ -259,23 +259,27 @@ class Node:
         Raises:
             EmbeddedKafkaError: the directory cannot be prepared.
         """
-        meta_properties = self._data_directory / _META_PROPERTIES
-        if meta_properties.exists():
+        if (self._data_directory / _META_PROPERTIES).exists():
             return
-        has_users = bool(self.security.scram_users)
-        if has_users or not java.formatted.exists():
+        if self.security.scram_users:
             self._format(java, cluster_id)
-            if not has_users:
-                java.keep_formatted(self._data_directory)
-            return
+        elif java.formatted.exists():
+            self._copy_formatted(java, cluster_id)
+        else:
+            self._format(java, cluster_id)
+            java.keep_formatted(self._data_directory)
+
+    def _copy_formatted(self, java: Java, cluster_id: str) -> None:
+        """Prepare the data directory as another node's was, under our own names."""
         shutil.copytree(java.formatted, self._data_directory, dirs_exist_ok=True)
-        whose = {
+        names = {
             "version": 1,
             "cluster.id": cluster_id,
             "node.id": self.node_id,
             "directory.id": random_id(),
         }
-        meta_properties.write_text(_properties(whose), encoding="utf-8")
+        path = self._data_directory / _META_PROPERTIES
+        path.write_text(_properties(names), encoding="utf-8")
 
     def _format(self, java: Java, cluster_id: str) -> None:
         """Have Java format the data directory, and make its archive if there is none."""
